@@ -1,0 +1,124 @@
+"""Every name that more than one part must agree on: kinds, labels, annotations, environment, ports."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "mlenv.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+TRAINING_JOB: Final = "TrainingJob"
+TRAINING_JOBS: Final = "trainingjobs"
+ENVIRONMENT: Final = "TrainingEnvironment"
+ENVIRONMENTS: Final = "trainingenvironments"
+CLUSTER_ENVIRONMENT: Final = "ClusterTrainingEnvironment"
+CLUSTER_ENVIRONMENTS: Final = "clustertrainingenvironments"
+MANAGED_BY: Final = "mlenv.io/operator"
+"""Value of spec.managedBy that this operator obeys."""
+
+FIELD_MANAGER: Final = "mlenv-operator"
+ACCOUNTED_FINALIZER: Final = "mlenv.io/accounted"
+"""On every pod, until its terminal facts are durable."""
+
+# Labels on pods and Services. Attempt and index of a pod are annotations: Cilium mints an identity for
+# every distinct set of labels.
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+"""On pods and Services of jobs: always mlenv-operator."""
+LABEL_MANAGED_BY_VALUE: Final = "mlenv-operator"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+"""On pods and Services of jobs: always trainingjob."""
+LABEL_NAME_VALUE: Final = "trainingjob"
+LABEL_JOB: Final = "mlenv.io/job-name"
+"""On pods and Services: the name of the job. Watches and `kubectl logs -l` select by it."""
+LABEL_JOB_UID: Final = "mlenv.io/job-uid"
+"""On pods and Services: the UID of the job, which a later job of the same name does not share."""
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Kueue's label for the queue of a job; this version of the operator does not read it."""
+ANNOTATION_INDEX: Final = "mlenv.io/index"
+"""On pods: the slot of the gang, from 0."""
+ANNOTATION_INCARNATION: Final = "mlenv.io/incarnation"
+"""On pods: counts the pods that this slot has had, from 0."""
+ANNOTATION_GENERATION: Final = "mlenv.io/job-generation"
+"""On pods: the metadata.generation of the job that the pod was made from."""
+ANNOTATION_ADDRESS: Final = "mlenv.io/address"
+"""On the Lease: the HTTP address of its holder."""
+
+LEASE_NAME: Final = "mlenv-operator"
+TOKEN_AUDIENCE: Final = "mlenv-operator"  # noqa: S105  (a name, not a secret)
+TOKEN_DIR: Final = "/var/run/secrets/mlenv.io"  # noqa: S105
+TOKEN_FILE: Final = f"{TOKEN_DIR}/token"
+RUN_DIR: Final = "/var/run/mlenv"
+"""Writable folder that the launcher and its ranks share (an emptyDir of the pod)."""
+TRAINER_CONTAINER: Final = "trainer"
+OPERATOR_PORT: Final = 8080
+MASTER_PORT: Final = 29500
+"""Port promised to programs of ``launcher: None`` jobs; our launcher binds a free one and reports it."""
+
+# Environment that the operator sets in the trainer container.
+ENV_OPERATOR_URLS: Final = "MLENV_OPERATOR_URLS"
+"""Base URLs of the operator, comma separated, to try in turn."""
+ENV_TOKEN_FILE: Final = "MLENV_TOKEN_FILE"  # noqa: S105
+"""File with the token that says which pod speaks."""
+ENV_RUN_DIR: Final = "MLENV_RUN_DIR"
+"""Writable folder that the launcher and its ranks share."""
+ENV_JOB_NAME: Final = "MLENV_JOB_NAME"
+"""Name of the job."""
+ENV_JOB_NAMESPACE: Final = "MLENV_JOB_NAMESPACE"
+"""Namespace of the job."""
+ENV_JOB_UID: Final = "MLENV_JOB_UID"
+"""UID of the job."""
+ENV_POD_NAME: Final = "MLENV_POD_NAME"
+"""Name of the pod."""
+ENV_POD_UID: Final = "MLENV_POD_UID"
+"""UID of the pod."""
+ENV_POD_IP: Final = "MLENV_POD_IP"
+"""IP address of the pod."""
+ENV_NODE_NAME: Final = "MLENV_NODE_NAME"
+"""Kubernetes node that the pod runs on."""
+ENV_NODE_INDEX: Final = "MLENV_NODE_INDEX"
+"""Slot of the pod in the gang, from 0. After an elastic change it may differ from the node rank."""
+ENV_NUM_NODES: Final = "MLENV_NUM_NODES"
+"""Pods in the gang."""
+ENV_NUM_PROC_PER_NODE: Final = "MLENV_NUM_PROC_PER_NODE"
+"""Ranks per pod."""
+ENV_TERMINATION_GRACE_SECONDS: Final = "MLENV_TERMINATION_GRACE_SECONDS"
+"""Seconds between SIGTERM and SIGKILL of the pod."""
+# Environment that the launcher adds for its ranks, beside torchrun's own (RANK, WORLD_SIZE, ...).
+ENV_ATTEMPT: Final = "MLENV_ATTEMPT"
+"""Number of the attempt, from 1; only ranks have it."""
+
+RESERVED_ENV: Final = frozenset(
+    {
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "GROUP_WORLD_SIZE",
+        "NODE_RANK",
+        "NNODES",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    }
+)
+"""Names that a job may not set, because the platform does."""
+RESERVED_ENV_PREFIXES: Final = ("MLENV_", "PET_", "TORCHELASTIC_")
+"""No job may set a variable that begins so."""
+
+MAX_JOB_NAME: Final = 52
+"""A pod is named ``<job>-<index>-<incarnation>`` and a host name has at most 63 characters."""
+
+
+def pod_name(job: str, index: int, incarnation: int) -> str:
+    """The name of the pod in slot ``index``; a replacement has the next incarnation."""
+    return f"{job}-{index}-{incarnation}"
+
+
+def host_name(job: str, index: int) -> str:
+    """The stable host name of slot ``index``, resolvable as ``<host>.<job>`` in the job's namespace."""
+    return f"{job}-{index}"
+
+
+def revision_name(environment_uid: str, generation: int) -> str:
+    """The ControllerRevision that keeps one generation of an environment as jobs saw it."""
+    return f"mlenv-env-{environment_uid}-{generation}"

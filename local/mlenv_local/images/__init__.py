@@ -1,0 +1,1 @@
+"""Container images without a registry: written, built and loaded as OCI archives."""

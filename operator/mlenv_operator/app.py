@@ -1,0 +1,355 @@
+"""The composition root: who knows whom, and what runs beside what."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from mlenv_api import __version__
+from mlenv_api.names import ANNOTATION_ADDRESS
+from mlenv_operator.adapters.beats import Launchers
+from mlenv_operator.adapters.beatstore import BeatStore
+from mlenv_operator.adapters.caches import build_caches
+from mlenv_operator.adapters.health import (
+    caches_are_synced,
+    loop_is_prompt,
+    queue_moves,
+    watch_progresses,
+)
+from mlenv_operator.adapters.http import Beats, Pages, build_app, serve
+from mlenv_operator.adapters.jobs import JobCache
+from mlenv_operator.adapters.kopf_app import build_registry, run_kopf
+from mlenv_operator.adapters.metrics import ApiReport, LoopLag, Metrics, QueueReport
+from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.observe import Observer, owners_on
+from mlenv_operator.adapters.overlay import Overlay
+from mlenv_operator.adapters.pace import Pace
+from mlenv_operator.adapters.reconciler import Reconciler
+from mlenv_operator.adapters.recorder import Recorder
+from mlenv_operator.adapters.rejections import Rejections
+from mlenv_operator.adapters.state import State
+from mlenv_operator.adapters.sweep import Sweep
+from mlenv_operator.adapters.tokens import TokenAuthenticator, TokenLimits
+from mlenv_operator.core.world import CoreSettings, JobKey, NodeView, PodView
+from mlenv_operator.kube.client import Client
+from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
+from mlenv_operator.kube.leases import KubeLeaseStore
+from mlenv_operator.kube.resources import TRAINING_JOBS
+from mlenv_operator.kube.tokens import review_token
+from mlenv_operator.kube.transport import Transport, connect
+from mlenv_operator.runtime.clock import SystemClock
+from mlenv_operator.runtime.lease import LeadershipLostError, Lease, LeaseTiming, identity_of
+from mlenv_operator.runtime.workqueue import Backoff, QueueShutDown, WorkQueue
+
+if TYPE_CHECKING:
+    from mlenv_operator.core.world import EnvironmentView
+    from mlenv_operator.runtime.reflector import Change
+    from mlenv_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+USER_AGENT: Final = f"mlenv-operator/{__version__}"
+SWITCH_INTERVAL_S: Final = 0.001
+"""For so long the thread that renders metrics may keep the event loop waiting at a time; Python says 5 ms."""
+STOP_WITHIN_S: Final = 10.0
+"""At an orderly end, workers may take so long to finish what they hold."""
+
+
+class StartError(Exception):
+    """The operator cannot start; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that lives as long as the process."""
+
+    settings: Settings
+    client: Client
+    lease: Lease
+    metrics: Metrics
+    lag: LoopLag
+    queue: WorkQueue[JobKey]
+    state: State
+    observer: Observer
+    launchers: Launchers
+    reconciler: Reconciler
+    sweep: Sweep
+    stop: asyncio.Event
+
+
+def build(settings: Settings, transport: Transport, metrics: Metrics) -> Parts:
+    """Put the parts together; nothing runs yet."""
+    clock, rng = SystemClock(), random.SystemRandom()
+    lease, client = _lease_and_client(settings, transport, clock, rng)
+    report = QueueReport(metrics)
+    backoff = Backoff(settings.failure_backoff_base_s, settings.failure_backoff_cap_s)
+    queue: WorkQueue[JobKey] = WorkQueue(clock, rng, backoff=backoff, metrics=report)
+    report.watch(lambda: len(queue), queue.oldest_age)
+    core = CoreSettings(beats_per_second=settings.beats_per_s / 2)
+    jobs = JobCache()
+    state = State(
+        clock=clock,
+        jobs=jobs,
+        caches=build_caches(client, clock, rng, metrics),
+        beats=BeatStore(clock),
+        overlay=Overlay(clock),
+        rejections=Rejections(clock, core),
+        neighbours=Neighbours(),
+        pace=Pace(clock, lambda: len(jobs), settings.status_writes_per_s),
+    )
+    metrics.before_scrape(lambda: _count_jobs(metrics, jobs))
+    observer = Observer(state, operator_urls=launcher_urls(settings), settings=core)
+    recorder = Recorder(client, clock, settings.pod_name)
+    return Parts(
+        settings=settings,
+        client=client,
+        lease=lease,
+        metrics=metrics,
+        lag=LoopLag(metrics),
+        queue=queue,
+        state=state,
+        observer=observer,
+        launchers=Launchers(lease, queue, state, core),
+        reconciler=Reconciler(client, queue, state, observer, recorder),
+        sweep=Sweep(client, queue, state, interval_s=settings.sweep_interval_s),
+        stop=asyncio.Event(),
+    )
+
+
+def launcher_urls(settings: Settings) -> tuple[str, ...]:
+    """Where launchers find the operator. A URL whose variable Kubernetes could not fill in is left out."""
+    urls = (one.strip() for one in settings.launcher_urls.split(","))
+    return tuple(one for one in urls if one and "$(" not in one) or (settings.address,)
+
+
+def connect_parts(parts: Parts) -> None:
+    """Who hears of whose changes."""
+
+    def pod_changed(change: Change[PodView]) -> None:
+        parts.state.beats.pod_changed(change)
+        pod = change.new or change.old
+        if pod is not None:
+            key = JobKey(pod.namespace, pod.job_name)
+            parts.state.overlay.seen(key, pod.name)
+            parts.queue.add(key)
+
+    def node_changed(change: Change[NodeView]) -> None:
+        parts.observer.node_changed(change)
+        for key in owners_on(list(parts.state.caches.pods.views()), change.key.name):
+            parts.queue.add(key)
+
+    def environment_changed(change: Change[EnvironmentView]) -> None:
+        view = change.new or change.old
+        if view is not None:
+            for key in parts.observer.awaiting(view.kind, change.key.namespace, change.key.name):
+                parts.queue.add(key)
+
+    parts.state.caches.pods.on_change(pod_changed)
+    parts.state.caches.nodes.on_change(node_changed)
+    parts.state.caches.services.on_change(lambda change: parts.queue.add(JobKey(*change.key)))
+    parts.state.caches.environments.on_change(environment_changed)
+    parts.state.caches.cluster_environments.on_change(environment_changed)
+
+
+async def run(settings: Settings, metrics: Metrics | None = None) -> None:
+    """Run until SIGTERM or SIGINT, or until leadership is lost (LeadershipLostError)."""
+    metrics = metrics or Metrics()
+    async with connect(
+        kubeconfig=settings.kubeconfig or None,
+        user_agent=USER_AGENT,
+        connections=settings.api_connections,
+        timeout_s=settings.api_timeout_s,
+        metrics=ApiReport(metrics),
+    ) as transport:
+        parts = build(settings, transport, metrics)
+        await _check_crds(parts.client)
+        connect_parts(parts)
+        take_signals(parts.stop)
+        async with serve(_http(parts), settings.http_host, settings.http_port) as port:
+            log.info("serving on port %d", port)
+            await _run_parts(parts, transport)
+
+
+def take_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT end the process in order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _run_parts(parts: Parts, transport: Transport) -> None:
+    """Everything at once. The first to fail ends all; kopf ends last: it cancels whatever began after it."""
+    kopf_stop = asyncio.Event()
+    registry = build_registry((TRAINING_JOBS,), _on_event(parts), transport.configuration)
+    tasks = [asyncio.create_task(one.run(), name=f"informer {one.name}") for one in parts.state.caches.all()]
+    tasks.append(asyncio.create_task(parts.lag.run(), name="loop lag"))
+    tasks.append(asyncio.create_task(_lead(parts), name="leadership"))
+    stopper = asyncio.create_task(parts.stop.wait(), name="stop")
+    kopf_task = asyncio.create_task(
+        run_kopf(registry, kopf_stop, lambda: take_signals(parts.stop)), name="kopf"
+    )
+    try:
+        done, _ = await asyncio.wait((*tasks, stopper, kopf_task), return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopper}:
+            task.result()
+            raise RuntimeError(f"the task {task.get_name()!r} ended, which it never should")
+    finally:
+        await _end(parts, tasks)
+        kopf_stop.set()
+        with suppress(asyncio.CancelledError, Exception):
+            await asyncio.wait_for(kopf_task, STOP_WITHIN_S)
+        stopper.cancel()
+
+
+async def _end(parts: Parts, tasks: list[asyncio.Task[None]]) -> None:
+    """Stop working, then give the Lease away: never the other way round."""
+    parts.launchers.leading = False
+    parts.queue.shut_down()
+    deadline = asyncio.get_running_loop().time() + STOP_WITHIN_S
+    while parts.queue.in_hand and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await parts.lease.release()
+
+
+async def _lead(parts: Parts) -> None:
+    """Wait for the caches, then for the Lease; then work as long as it is ours."""
+    for cache in parts.state.caches.all():
+        await cache.wait_synced()
+    await parts.lease.acquire()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_keep(parts))
+        await parts.sweep.read_jobs()
+        _settle_memory()
+        parts.observer.lead()
+        parts.launchers.leading = True
+        parts.metrics.leader.set(1)
+        group.create_task(parts.sweep.run())
+        for _ in range(parts.settings.workers):
+            group.create_task(_work(parts))
+
+
+def _settle_memory() -> None:
+    """Caches live as long as the process: the garbage collector need not walk them again and again.
+
+    With 100,000 samples in a scrape its full collections were the longest stalls of the event loop.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+async def _keep(parts: Parts) -> None:
+    try:
+        await parts.lease.keep()
+    finally:
+        parts.launchers.leading = False
+        parts.metrics.leader.set(0)
+
+
+async def _work(parts: Parts) -> None:
+    """Take keys, one after the other, until the queue is shut down."""
+    with suppress(QueueShutDown):
+        while True:
+            key = await parts.queue.get()
+            try:
+                await _work_on(parts, key)
+            finally:
+                parts.queue.done(key)
+
+
+async def _work_on(parts: Parts, key: JobKey) -> None:
+    """One key. What fails is tried again later; only the loss of the Lease ends the worker."""
+    try:
+        result = await parts.reconciler.reconcile(key)
+        parts.queue.forget(key)
+    except LeaseLost:
+        result = "lease lost"
+        parts.queue.add_failed(key)
+    except Conflict:
+        result = "conflict"
+        parts.queue.add_failed(key)
+    except ApiError as error:
+        result = "error"
+        again = parts.queue.add_failed(key, at_least_s=getattr(error, "retry_after_s", 0.0))
+        log.warning("%s/%s: %s; again in %.0f s", *key, error, again)
+    except Exception:
+        result = "bug"
+        log.exception("%s/%s: a mistake in this program; again in %.0f s", *key, parts.queue.add_failed(key))
+    parts.metrics.reconciles.labels(result).inc()
+
+
+def _on_event(parts: Parts) -> Any:
+    def changed(type_: str | None, namespace: str, name: str, uid: str, raw: dict[str, Any]) -> None:
+        key = JobKey(namespace, name)
+        news = parts.state.jobs.drop(key, uid) if type_ == "DELETED" else parts.state.jobs.put(raw)
+        if news:
+            parts.queue.add(key)
+
+    return changed
+
+
+def _lease_and_client(
+    settings: Settings, transport: Transport, clock: SystemClock, rng: random.Random
+) -> tuple[Lease, Client]:
+    """The client's gate is the Lease, and the Lease is kept through the client."""
+    held: list[Lease] = []
+    client = Client(transport, lambda: held[0].write_window(clock.monotonic()))
+    timing = LeaseTiming(
+        settings.lease_duration_s, settings.lease_renew_deadline_s, settings.lease_retry_period_s
+    )
+    lease = Lease(
+        KubeLeaseStore(client, settings.namespace, settings.lease_name),
+        clock,
+        rng,
+        identity=identity_of(settings.pod_name),
+        address=settings.address,
+        address_annotation=ANNOTATION_ADDRESS,
+        timing=timing,
+    )
+    held.append(lease)
+    return lease, client
+
+
+def _http(parts: Parts) -> Any:
+    clock, caches = SystemClock(), parts.state.caches.all()
+    health = [loop_is_prompt(parts.lag), *(watch_progresses(one, clock) for one in caches)]
+    health.append(queue_moves(parts.queue))  # type: ignore[arg-type]
+    pages = Pages(parts.metrics, health, [caches_are_synced(caches)])
+    tokens = TokenAuthenticator(
+        lambda token: review_token(parts.client, token, parts.settings.token_audience),
+        parts.state.beats.is_live,
+        clock,
+        audience=parts.settings.token_audience,
+        limits=TokenLimits(reviews_per_s=parts.settings.token_reviews_per_s),
+        metrics=parts.metrics,
+    )
+    return build_app(pages, Beats(tokens, parts.launchers, parts.metrics))
+
+
+def _count_jobs(metrics: Metrics, jobs: JobCache) -> None:
+    metrics.jobs.clear()
+    for phase, number in jobs.phases().items():
+        metrics.jobs.labels(phase).set(number)
+
+
+async def _check_crds(client: Client) -> None:
+    """Kopf is told not to look for kinds: without the CRD it would wait in silence."""
+    try:
+        async for _ in client.list_pages(TRAINING_JOBS, limit=1):
+            return
+    except NotFound as error:
+        raise StartError(
+            "the cluster knows no TrainingJob: install the CRDs (kubectl apply -f crds/, or the chart with"
+            " crds.install=true) and start the operator again"
+        ) from error
+
+
+__all__ = ["LeadershipLostError", "StartError", "run"]

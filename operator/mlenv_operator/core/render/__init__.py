@@ -1,0 +1,1 @@
+"""Manifests, as pure functions. Golden files in the tests show them whole."""

@@ -1,0 +1,22 @@
+"""TokenReview: asking the API server whose token this is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlenv_operator.kube.resources import TOKEN_REVIEWS
+
+if TYPE_CHECKING:
+    from mlenv_operator.kube.client import Client
+
+
+async def review_token(client: Client, token: str, audience: str) -> dict[str, Any]:
+    """The status of the TokenReview. Writes nothing, hence passes no gate. Raises ApiError."""
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": token, "audiences": [audience]},
+    }
+    answer = await client.ungated().create(TOKEN_REVIEWS, body)
+    status: dict[str, Any] = answer.get("status") or {}
+    return status

@@ -1,0 +1,1 @@
+"""Generic controller machinery: clock, work queue, informer, Lease. It knows no word of training."""

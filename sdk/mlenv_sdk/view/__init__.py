@@ -1,0 +1,1 @@
+"""What people see: words and tables made from jobs, and the live view."""

@@ -1,0 +1,103 @@
+"""Following a job in the terminal, or line by line where there is none."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+
+from mlenv_sdk.view import tables, words
+from mlenv_sdk.view.snapshot import Snapshot, snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from mlenv_sdk.client import Client
+    from mlenv_sdk.resources import TrainingJob
+
+PROGRESS_EVERY = 5.0
+
+
+def follow(client: Client, name: str, console: Console) -> TrainingJob:
+    """Shows the job until it ends, and gives it as it then is.
+
+    Raises NotFound when it is deleted meanwhile, and Unreachable when the API server stays away for a minute.
+    """
+    source = snapshots(client, name, wall=_now, monotonic=time.monotonic, sleep=time.sleep)
+    return _in_terminal(source, console) if console.is_terminal else _in_lines(source, console)
+
+
+def _in_terminal(source: Iterator[Snapshot], console: Console) -> TrainingJob:
+    last = next(source)
+    with Live(tables.frame(last), console=console, refresh_per_second=4) as live:
+        for last in source:
+            live.update(tables.frame(last))
+    return last.job
+
+
+def _in_lines(source: Iterator[Snapshot], console: Console) -> TrainingJob:
+    """Prints what is new: each event once, each change of phase, progress every few seconds."""
+    lines = Lines()
+    job: TrainingJob | None = None
+    for snapshot in source:
+        job = snapshot.job
+        for line in lines.new(snapshot):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    assert job is not None
+    return job
+
+
+class Lines:
+    """Remembers what was said, so that everything is said once."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, int] = {}
+        self._state: tuple[str, ...] = ()
+        self._step = ""
+        self._told: datetime | None = None
+
+    def new(self, snapshot: Snapshot) -> list[str]:
+        """The lines to print for this snapshot."""
+        return [*self._new_events(snapshot), *self._new_state(snapshot)]
+
+    def _new_events(self, snapshot: Snapshot) -> Iterator[str]:
+        for event in snapshot.events:
+            if self._events.get(event.uid) != event.count:
+                self._events[event.uid] = event.count
+                yield f"{_clock(event.time or snapshot.now)}  {event.reason}: {event.message}"
+
+    def _new_state(self, snapshot: Snapshot) -> Iterator[str]:
+        job = snapshot.job
+        state = (job.phase, words.nodes(job), words.why(job), snapshot.trouble)
+        step = words.step(job)
+        due = self._told is None or (snapshot.now - self._told).total_seconds() >= PROGRESS_EVERY
+        if state == self._state and not (due and step != self._step):
+            return
+        told_why = state[2:] if state[2:] != self._state[2:] else ()
+        self._state, self._step, self._told = state, step, snapshot.now
+        yield f"{_clock(snapshot.now)}  {status_line(snapshot)}"
+        yield from (f"          {text}" for text in told_why if text)
+
+
+def status_line(snapshot: Snapshot) -> str:
+    """``Running  nodes 2/2  step 120/1000  steps/s 35.1  loss 0.53  ETA 25 s``."""
+    job = snapshot.job
+    parts = [job.phase, f"nodes {words.nodes(job)}"]
+    if job.status.progress is not None:
+        parts += [f"step {words.step(job)}", f"steps/s {words.rate(job)}"]
+        parts += [f"{name} {value}" for name, value in words.metrics(job)[: words.SHOWN_METRICS]]
+        if (left := words.eta(job, snapshot.now)) != words.NOTHING:
+            parts.append(f"ETA {left}")
+    return "  ".join(parts)
+
+
+def _clock(then: datetime) -> str:
+    return then.astimezone().strftime("%H:%M:%S")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

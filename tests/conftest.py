@@ -1,0 +1,29 @@
+"""What more than one tier needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    """Folder of the cluster's programs (helm, etcd, ...), built on first use, which takes minutes.
+
+    MLENV_BIN names another folder, for those who have the programs already.
+    """
+    if given := os.environ.get("MLENV_BIN"):
+        return Path(given)
+    from mlenv_local.binaries import ensure_binaries
+    from mlenv_local.progress import Reporter
+
+    return ensure_binaries(Reporter())
+
+
+@pytest.fixture(scope="session")
+def kubectl_path() -> Path:
+    """The kubectl of the virtual environment."""
+    return Path(sys.prefix) / "bin" / "kubectl"

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlenv_local.journal import (
+    MARKER,
+    NAME_MARKER,
+    Entry,
+    Journal,
+    ProcessId,
+    children,
+    identify,
+    is_alive,
+    marked,
+    parse_stat,
+    program,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_name_with_spaces_and_brackets_does_not_shift_the_fields() -> None:
+    tail = " ".join(str(n) for n in range(4, 53))
+    assert parse_stat(f"12 (a) b (c)) S 3 {tail}") == ("S", 3, 21)
+
+
+def test_entries_survive_the_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    announced = Entry("node-1/kubelet", ("kubelet", "--v=1"))
+    started = replace(announced, process=ProcessId(1, 2, "boot"))
+    assert journal.entries() == []
+    assert journal.read("node-1/kubelet") is None
+    journal.write(announced)
+    assert journal.entries() == [announced]
+    journal.write(started)
+    assert journal.read("node-1/kubelet") == started
+    journal.forget("node-1/kubelet")
+    journal.forget("node-1/kubelet")
+    assert journal.entries() == []
+
+
+def test_a_recycled_number_is_a_stranger() -> None:
+    me = identify(os.getpid())
+    assert me is not None
+    assert is_alive(me)
+    assert not is_alive(replace(me, start=me.start + 1))
+    assert not is_alive(replace(me, boot="another"))
+    assert not is_alive(None)
+
+
+def test_the_dead_and_zombies_are_nobody() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert identify(process.pid) is None  # a zombie: nobody has collected it yet
+    process.wait()
+    assert identify(process.pid) is None
+
+
+def test_a_marked_process_is_found_by_its_whole_root(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    environment = {MARKER: str(root), NAME_MARKER: "etcd", "PATH": os.environ["PATH"]}
+    with subprocess.Popen(["sleep", "60"], env=environment) as process:
+        try:
+            assert process.pid in children(os.getpid())
+            assert marked(root) == [process.pid]
+            assert marked(root, "etcd") == [process.pid]
+            assert marked(root, "etc") == []
+            assert program(process.pid) == "sleep"
+            assert marked(tmp_path / "dem") == []
+            assert marked(tmp_path / "demo-2") == []
+        finally:
+            process.kill()

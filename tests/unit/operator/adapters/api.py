@@ -1,0 +1,81 @@
+"""An API server in memory: as much of one as the operator's shell asks, with faults on demand."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from mlenv_operator.kube import errors
+from mlenv_operator.kube.client import ListPage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mlenv_operator.kube.resources import Resource
+
+Raw = dict[str, Any]
+Fault = Exception
+
+
+class MemoryApi:
+    """Objects by kind, namespace and name; ``fails`` decides before each write whether it fails."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Raw] = {}
+        self.writes: list[tuple[str, str, str]] = []
+        self.fails: Callable[[str, str, str], Fault | None] = lambda *_: None
+        self._version = 100
+
+    def add(self, resource: Resource, body: Raw) -> Raw:
+        """Store an object, as somebody else would."""
+        self._version += 1
+        stored = copy.deepcopy(body)
+        metadata = stored["metadata"]
+        metadata.setdefault("uid", f"uid-{metadata['name']}")
+        metadata["resourceVersion"] = str(self._version)
+        self.objects[resource.plural, metadata.get("namespace", ""), metadata["name"]] = stored
+        return copy.deepcopy(stored)
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Raw:
+        found = self.objects.get((resource.plural, namespace, name))
+        if found is None:
+            raise errors.NotFound("no such object", code=404)
+        return copy.deepcopy(found)
+
+    async def create(self, resource: Resource, body: Raw) -> Raw:
+        namespace, name = body["metadata"].get("namespace", ""), body["metadata"]["name"]
+        self._write("create", resource, name)
+        if (resource.plural, namespace, name) in self.objects:
+            raise errors.AlreadyExists(f"{name} already exists", code=409)
+        return self.add(resource, body)
+
+    async def update_status(self, resource: Resource, body: Raw) -> Raw:
+        metadata = body["metadata"]
+        self._write("status", resource, metadata["name"])
+        stored = await self.get(resource, metadata["namespace"], metadata["name"])
+        if stored["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise errors.Conflict("the object has been modified", code=409)
+        return self.add(resource, stored | {"status": body["status"]})
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        self._write("delete", resource, name)
+        stored = await self.get(resource, namespace, name)
+        if stored["metadata"]["uid"] != uid:
+            raise errors.Conflict("another uid", code=409)
+        del self.objects[resource.plural, namespace, name]
+
+    async def json_patch(self, resource: Resource, namespace: str, name: str, _: list[Raw]) -> Raw:
+        self._write("patch", resource, name)
+        stored = await self.get(resource, namespace, name)
+        stored["metadata"]["finalizers"] = []
+        return self.add(resource, stored)
+
+    async def list_pages(self, resource: Resource, _: Any = None) -> AsyncIterator[ListPage]:
+        every = [copy.deepcopy(one) for key, one in self.objects.items() if key[0] == resource.plural]
+        yield ListPage(every, str(self._version))
+
+    def _write(self, verb: str, resource: Resource, name: str) -> None:
+        fault = self.fails(verb, resource.plural, name)
+        if fault is not None:
+            raise fault
+        self.writes.append((verb, resource.plural, name))

@@ -1,0 +1,316 @@
+"""Observe, plan, then move or act: the shell around the core, against an API server in memory."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from mlenv_api import names
+from mlenv_operator.adapters.beatstore import BeatStore
+from mlenv_operator.adapters.caches import build_caches
+from mlenv_operator.adapters.jobs import JobCache
+from mlenv_operator.adapters.metrics import Metrics
+from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.observe import Observer
+from mlenv_operator.adapters.overlay import Overlay
+from mlenv_operator.adapters.pace import Pace
+from mlenv_operator.adapters.reconciler import Reconciler
+from mlenv_operator.adapters.recorder import Recorder
+from mlenv_operator.adapters.rejections import Rejections
+from mlenv_operator.adapters.state import State
+from mlenv_operator.adapters.sweep import Sweep
+from mlenv_operator.core.world import JobKey
+from mlenv_operator.kube import errors
+from mlenv_operator.kube.resources import PODS, TRAINING_JOBS
+from mlenv_operator.runtime.clock import FakeClock
+from mlenv_operator.runtime.reflector import WatchEvent
+
+from .api import MemoryApi
+
+if TYPE_CHECKING:
+    from mlenv_operator.kube.client import Client
+
+KEY = JobKey("team", "ranker")
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.now: list[JobKey] = []
+        self.later: list[tuple[JobKey, float]] = []
+
+    def add(self, key: JobKey) -> None:
+        self.now.append(key)
+
+    def add_after(self, key: JobKey, seconds: float) -> None:
+        self.later.append((key, seconds))
+
+
+class Shell:
+    """Everything but the watches; ``see`` plays them."""
+
+    def __init__(self) -> None:
+        self.api = MemoryApi()
+        self.clock = FakeClock()
+        client = cast("Client", self.api)
+        caches = build_caches(client, self.clock, random.Random(1), Metrics())
+        self.state = State(
+            clock=self.clock,
+            jobs=JobCache(),
+            caches=caches,
+            beats=BeatStore(self.clock),
+            overlay=Overlay(self.clock),
+            rejections=Rejections(self.clock),
+            neighbours=Neighbours(),
+            pace=Pace(self.clock, lambda: 1, 50.0),
+        )
+        self.queue = Queue()
+        observer = Observer(self.state, operator_urls=("http://10.0.0.1:8080",))
+        recorder = Recorder(client, self.clock, "operator-0")
+        self.reconciler = Reconciler(client, self.queue, self.state, observer, recorder)
+        self.sweep = Sweep(client, self.queue, self.state, interval_s=60)
+
+    def submit(self, nodes: int = 2, **spec: Any) -> dict[str, Any]:
+        trainer = {"image": "img:1", "command": ["train"], "numNodes": nodes}
+        raw = self.api.add(
+            TRAINING_JOBS,
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.TRAINING_JOB,
+                "metadata": {
+                    "namespace": "team",
+                    "name": "ranker",
+                    "uid": "u1",
+                    "generation": 1,
+                    "creationTimestamp": "2030-01-01T00:00:00Z",
+                },
+                "spec": {"trainer": trainer, "launcher": "None", **spec},
+            },
+        )
+        self.state.jobs.put(raw)
+        return raw
+
+    def see(self) -> None:
+        """The watches catch up."""
+        for (plural, _, _), raw in self.api.objects.items():
+            if plural == "pods":
+                self.state.caches.pods._feed(WatchEvent("ADDED", raw))
+            if plural == "services":
+                self.state.caches.services._feed(WatchEvent("ADDED", raw))
+
+    async def settle(self, most: int = 10) -> list[str]:
+        results = []
+        for _ in range(most):
+            results.append(await self.reconciler.reconcile(KEY))
+            if results[-1] == "unchanged":
+                return results
+        return results
+
+    async def look(self, most: int = 40) -> None:
+        """As long as somebody asks for it at once."""
+        self.queue.now = [KEY]
+        for _ in range(most):
+            if not self.queue.now:
+                return
+            self.queue.now.clear()
+            await self.reconciler.reconcile(KEY)
+
+    def edit(self, **spec: Any) -> None:
+        raw = self.api.objects["trainingjobs", "team", "ranker"]
+        metadata = {**raw["metadata"], "generation": raw["metadata"]["generation"] + 1}
+        changed = {**raw, "metadata": metadata, "spec": {**raw["spec"], **spec}}
+        self.state.jobs.put(self.api.add(TRAINING_JOBS, changed))
+
+    def provide_environment(self) -> None:
+        metadata = {"name": "torch", "uid": "e1", "generation": 1}
+        raw = {"metadata": metadata, "spec": {"image": "torch:1"}}
+        self.state.caches.cluster_environments._feed(WatchEvent("ADDED", raw))
+
+    def stored(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.api.objects["trainingjobs", "team", "ranker"].get("status") or {})
+
+
+@pytest.fixture
+def shell() -> Shell:
+    return Shell()
+
+
+def pods(shell: Shell) -> list[str]:
+    return sorted(name for verb, plural, name in shell.api.writes if (verb, plural) == ("create", "pods"))
+
+
+async def test_a_move_is_stored_before_anything_is_created(shell: Shell) -> None:
+    shell.submit()
+    assert await shell.reconciler.reconcile(KEY) == "moved"
+    assert {plural for _, plural, _ in shell.api.writes} <= {"trainingjobs", "events"}
+    assert shell.stored()["attempt"]["state"] == "Assembling"
+    await shell.settle()
+    assert pods(shell) == ["ranker-0-0", "ranker-1-0"]
+
+
+async def test_own_writes_are_not_repeated_before_the_watch_shows_them(shell: Shell) -> None:
+    shell.submit()
+    await shell.settle()
+    first = len(shell.api.writes)
+    await shell.settle()
+    assert len(shell.api.writes) == first
+    assert pods(shell) == ["ranker-0-0", "ranker-1-0"]
+
+
+async def test_numbers_wait_after_a_move_too(shell: Shell) -> None:
+    shell.submit()
+    await shell.look()
+    assert [plural for verb, plural, _ in shell.api.writes if verb == "status"] == ["trainingjobs"]
+    await shell.clock.advance(6)
+    await shell.look()
+    assert "0 of 2 pods ready" in str(shell.stored()["conditions"])
+
+
+async def test_a_conflict_starts_over_with_what_is_stored(shell: Shell) -> None:
+    raw = shell.submit()
+    shell.api.add(TRAINING_JOBS, raw | {"spec": raw["spec"] | {"suspend": True}})  # the watch has not told
+    assert await shell.reconciler.reconcile(KEY) == "stale"
+    assert shell.queue.now == [KEY]
+    await shell.settle()
+    assert shell.stored()["phase"] == "Suspended"
+    assert pods(shell) == []
+
+
+async def test_a_write_whose_answer_was_lost_is_found_again(shell: Shell) -> None:
+    shell.submit(nodes=1)
+    await shell.reconciler.reconcile(KEY)
+    create = shell.api.create
+
+    async def lost(resource: Any, body: dict[str, Any]) -> dict[str, Any]:
+        await create(resource, body)
+        raise errors.ServerTimeout("no answer", code=0)
+
+    shell.api.create = lost  # type: ignore[method-assign]
+    with pytest.raises(errors.Transient):
+        await shell.reconciler.reconcile(KEY)
+    shell.api.create = create  # type: ignore[method-assign]
+    shell.state.overlay.expire()
+    await shell.settle()
+    assert [name for kind, _, name in shell.api.objects if kind == "pods"] == ["ranker-0-0"]
+
+
+async def test_a_stranger_under_our_name_is_told_and_left_alone(shell: Shell) -> None:
+    stranger = {"metadata": {"namespace": "team", "name": "ranker-0-0", "uid": "other"}, "spec": {}}
+    shell.api.add(PODS, stranger)
+    shell.submit(nodes=1)
+    await shell.settle()
+    stalled = next(one for one in shell.stored()["conditions"] if one["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "NameConflict")
+    assert shell.api.objects["pods", "team", "ranker-0-0"]["metadata"]["uid"] == "other"
+    tries = [write for write in shell.api.writes if write[0] == "create"]
+    await shell.settle()
+    assert [write for write in shell.api.writes if write[0] == "create"] == tries, "no spinning"
+
+
+async def test_after_a_refusal_the_rest_of_the_gang_is_not_tried(shell: Shell) -> None:
+    asked: list[str] = []
+
+    def full(verb: str, plural: str, name: str) -> Exception | None:
+        if (verb, plural) != ("create", "pods"):
+            return None
+        asked.append(name)
+        return errors.RejectedByPolicy("exceeded quota: cpu", policy=errors.Policy.QUOTA, code=403)
+
+    shell.api.fails = full
+    shell.submit(nodes=200)
+    await shell.settle()
+    assert len(asked) < 40
+    ready = next(one for one in shell.stored()["conditions"] if one["type"] == "PodsReady")
+    assert ready["reason"] == "QuotaExceeded"
+    assert "exceeded quota: cpu" in ready["message"]
+
+
+@pytest.mark.parametrize("what", [("create", "controllerrevisions"), ("create", "pods"), ("delete", "pods")])
+async def test_what_is_refused_again_and_again_is_not_asked_for_all_the_time(
+    shell: Shell, what: tuple[str, str]
+) -> None:
+    asked: list[str] = []
+
+    def refuse(verb: str, plural: str, name: str) -> Exception | None:
+        if (verb, plural) != what:
+            return None
+        asked.append(name)
+        return errors.RejectedByPolicy("no", policy=errors.Policy.WEBHOOK, code=403)
+
+    shell.api.fails = refuse
+    shell.provide_environment()
+    shell.submit(nodes=1, environmentRef={"name": "torch"})
+    await shell.look()
+    shell.see()
+    shell.edit(suspend=True)
+    await shell.look()
+    assert asked
+    assert len(asked) <= 4
+
+
+async def test_what_was_refused_is_tried_at_once_after_a_suspension(shell: Shell) -> None:
+    def refuse(verb: str, plural: str, name: str) -> Exception | None:
+        refused = shell.stored().get("attempt", {}).get("number", 1) == 1 and (verb, plural) == (
+            "create",
+            "pods",
+        )
+        return errors.RejectedByPolicy(name, policy=errors.Policy.WEBHOOK, code=403) if refused else None
+
+    shell.api.fails = refuse
+    shell.submit(nodes=1)
+    await shell.look()
+    assert pods(shell) == []
+    shell.edit(suspend=True)
+    await shell.look()
+    assert shell.stored()["phase"] == "Suspended"
+    shell.edit(suspend=False)
+    await shell.look()
+    assert pods(shell) == ["ranker-0-1"]
+
+
+async def test_a_deletion_that_no_watch_told_is_found_by_the_sweep(shell: Shell) -> None:
+    shell.submit()
+    await shell.settle()
+    shell.see()
+    del shell.api.objects["trainingjobs", "team", "ranker"]
+    await shell.sweep.once()
+    assert shell.state.jobs.get(KEY) is None
+    assert KEY in shell.queue.now
+
+
+async def test_pods_of_a_job_that_is_gone_lose_our_finalizer_once_they_stopped(shell: Shell) -> None:
+    shell.submit(nodes=1)
+    await shell.settle()
+    pod = shell.api.objects["pods", "team", "ranker-0-0"]
+    assert pod["metadata"]["finalizers"] == [names.ACCOUNTED_FINALIZER]
+    pod["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    pod["status"] = {"phase": "Succeeded"}
+    shell.see()
+    del shell.api.objects["trainingjobs", "team", "ranker"]
+    shell.state.jobs.drop(KEY, "u1")
+    await shell.settle()
+    assert ("patch", "pods", "ranker-0-0") in shell.api.writes
+
+
+async def test_the_service_is_made_once_and_again_when_somebody_deletes_it(shell: Shell) -> None:
+    shell.submit(nodes=1)
+    await shell.settle()
+    shell.see()
+    await shell.settle()
+    del shell.api.objects["services", "team", "ranker"]
+    shell.state.caches.services._feed(
+        WatchEvent("DELETED", {"metadata": {"namespace": "team", "name": "ranker", "resourceVersion": "9"}})
+    )
+    shell.clock.jump(60)
+    await shell.settle()
+    assert ("services", "team", "ranker") in shell.api.objects
+
+
+async def test_a_new_leader_reads_all_jobs_and_looks_at_each(shell: Shell) -> None:
+    raw = shell.submit()
+    shell.state.jobs.put(raw | {"metadata": raw["metadata"] | {"name": "gone", "uid": "u9"}})
+    shell.api.add(TRAINING_JOBS, raw | {"metadata": raw["metadata"] | {"name": "other", "uid": "u2"}})
+    await shell.sweep.read_jobs()
+    assert set(shell.queue.now) == {KEY, JobKey("team", "other"), JobKey("team", "gone")}
+    assert shell.state.jobs.get(JobKey("team", "gone")) is None

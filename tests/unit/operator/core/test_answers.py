@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from worlds import ago, evidence, heard, pod, raw_job, raw_status, stamp
+
+from mlenv_api.protocol import Answer, LauncherPhase, Order
+from mlenv_operator.core.answers import answer, matters, next_beat_s
+from mlenv_operator.core.project import parse_job
+from mlenv_operator.core.world import BeatView, CoreSettings
+
+
+def told(state: str, said: BeatView | None = None, *, who: Any = None, **status: Any) -> Answer:
+    job = parse_job(raw_job(status=raw_status(state, **status)))
+    return answer(job, who or pod(1), said or heard(), 5)
+
+
+def test_a_running_world_is_told_as_it_is_stored() -> None:
+    said = told("Running")
+    assert (said.term, said.attempt, said.order) == (5, 1, Order.RUN)
+    assert said.world is not None
+    assert (said.world.num_nodes, said.world.node_rank, said.world.num_proc_per_node) == (2, 1, 2)
+    assert (said.world.master_addr, said.world.master_port) == ("10.0.0.1", 29400)
+
+
+def test_an_assembling_attempt_has_no_world_yet() -> None:
+    said = told("Assembling", attempt={"number": 3})
+    assert (said.attempt, said.order, said.world) == (3, Order.RUN, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "order"),
+    [
+        ("Queued", Order.STOP),
+        ("Suspending", Order.DRAIN),
+        ("Suspended", Order.DRAIN),
+        ("Complete", Order.STOP),
+        ("Failed", Order.STOP),
+    ],
+)
+def test_other_states_have_their_orders(state: str, order: Order) -> None:
+    said = told(state)
+    assert (said.order, said.world) == (order, None)
+
+
+@pytest.mark.parametrize(("index", "incarnation"), [(1, 1), (2, 0), (-1, 0)])
+def test_a_pod_of_no_slot_is_stopped(index: int, incarnation: int) -> None:
+    assert told("Running", who=pod(index, incarnation)).order is Order.STOP
+
+
+def test_a_pod_that_is_being_deleted_saves_what_it_can() -> None:
+    assert told("Running", who=pod(1, deletionTimestamp=stamp(ago(0)))).order is Order.DRAIN
+
+
+def test_before_the_first_attempt_there_is_nothing_to_run() -> None:
+    said = answer(parse_job(raw_job()), pod(0), heard(), 5)
+    assert (said.attempt, said.order, said.world) == (0, Order.RUN, None)
+
+
+@pytest.mark.parametrize(("protocol", "helps"), [(0, "newer mlenv"), (999, "upgrade the operator")])
+def test_a_launcher_of_an_unknown_protocol_is_told_so(protocol: int, helps: str) -> None:
+    said = told("Running", heard(protocol=protocol))
+    assert (said.attempt, said.world, said.next_beat_seconds) == (0, None, 60)
+    assert helps in said.message
+
+
+def test_evidence_is_acknowledged_once_its_attempt_is_over() -> None:
+    both = heard(evidence(sequence=4, attempt=1), evidence(sequence=5, attempt=2))
+    assert told("Running", both).stored_evidence == 0
+    assert told("Assembling", both, attempt={"number": 2}).stored_evidence == 4
+    assert told("Assembling", both, attempt={"number": 3}).stored_evidence == 5
+    assert told("Failed", both).stored_evidence == 5
+
+
+def test_evidence_of_a_launcher_that_knew_no_attempt_is_judged_by_time() -> None:
+    before = heard(evidence(attempt=0, time=ago(200)), attempt=0)
+    since = heard(evidence(attempt=0, time=ago(50)), attempt=0)
+    assert told("Assembling", before, since=100).stored_evidence == 1
+    assert told("Assembling", since, since=100).stored_evidence == 0
+
+
+def test_launchers_beat_often_where_something_is_awaited_and_never_too_often_together() -> None:
+    settings = CoreSettings()
+    attempt = parse_job(raw_job(status=raw_status("Running"))).status.attempt
+    assert attempt is not None
+    waits = heard(phase=LauncherPhase.WAITING).beat
+    assert next_beat_s(attempt, waits, 10, settings) == 0.5
+    assert next_beat_s(attempt, heard().beat, 10, settings) == 2.0
+    assert next_beat_s(attempt, heard().beat, 40_000, settings) == 80.0
+    assert next_beat_s(attempt, heard().beat, 10**9, settings) == 300.0
+
+
+def test_a_beat_matters_when_it_says_something_new() -> None:
+    before = heard()
+    assert matters(None, before.beat)
+    assert not matters(before, heard().beat)
+    assert matters(before, heard(phase=LauncherPhase.FAILED).beat)
+    assert matters(before, heard(evidence()).beat)
+    assert matters(before, heard(port=1).beat)

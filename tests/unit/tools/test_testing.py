@@ -1,0 +1,123 @@
+"""What ``./run test`` runs, and what it says at its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from tasks import checks, testing, verdict  # noqa: E402
+from tasks.process import Ended  # noqa: E402
+from tasks.tiers import TIERS, Counts, Tier, read_counts  # noqa: E402
+from tasks.verdict import Result, judge  # noqa: E402
+
+
+def test_all_passed() -> None:
+    found = judge([Result("lint", passed=3), Result("unit", passed=40)], 125)
+    assert (found.code, found.line) == (0, "OK: 43 passed in 2 min 5 s (lint, unit)")
+
+
+def test_what_could_not_be_run_is_never_green() -> None:
+    results = [Result("unit", passed=1), *(Result(name, lacking="need root") for name in ("api", "e2e"))]
+    found = judge(results, 1)
+    assert (found.code, found.line) == (3, "INCOMPLETE: skipped api, e2e (need root)")
+
+
+def test_a_failure_counts_more_than_what_could_not_be_run() -> None:
+    results = [Result("unit", failed=2), Result("e2e", not_run=True), Result("api", lacking="need root")]
+    found = judge(results, 1)
+    assert (found.code, found.line) == (1, "FAILED: unit (2); not run after that: e2e")
+
+
+def test_skipped_tests_are_counted_as_what_they_are() -> None:
+    found = judge([Result("unit", passed=1, skipped=2)], 59.6)
+    assert found.line == "OK: 1 passed, 2 skipped in 1 min 0 s (unit)"
+
+
+def test_no_tests_at_all_is_not_green() -> None:
+    assert judge([], 1).code == 1
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow\n  api\n  e2e\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_skip(): pytest.skip('x')\n"
+        "@pytest.mark.slow\ndef test_slow(): pass\n"
+        "@pytest.mark.e2e\ndef test_real(): assert 0\n"
+    )
+    return tmp_path
+
+
+def run_tier(tier: Tier, folder: Path, *, slow: bool = False) -> tuple[int, Counts]:
+    report = folder / "report.xml"
+    argv = [sys.executable, *tier.pytest(report, slow=slow)[1:]]
+    done = subprocess.run(argv, cwd=folder, check=False, capture_output=True)
+    return done.returncode, read_counts(report)
+
+
+def test_a_tier_runs_what_belongs_to_it(folder: Path) -> None:
+    assert run_tier(Tier("unit", (".",)), folder) == (0, Counts(passed=1, skipped=1))
+    assert run_tier(Tier("unit", (".",)), folder, slow=True) == (0, Counts(passed=2, skipped=1))
+    assert run_tier(Tier("e2e", (".",), marks="e2e"), folder) == (1, Counts(failed=1))
+
+
+def test_an_empty_tier_is_an_error(folder: Path) -> None:
+    code, counts = run_tier(Tier("api", (".",), marks="api"), folder)
+    assert (code, counts) == (5, Counts())
+
+
+def test_a_missing_folder_is_an_error(folder: Path) -> None:
+    assert run_tier(Tier("unit", ("none",)), folder)[0] != 0
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Tiers that were run; nothing really is."""
+    made: list[str] = []
+
+    def execute(argv: tuple[str, ...]) -> Ended:
+        made.append(argv[3])
+        return Ended(0, 0.0)
+
+    monkeypatch.setattr(testing, "execute", execute)
+    monkeypatch.setattr(checks, "failing", list)
+    return made
+
+
+def test_without_root_all_but_the_cluster_is_run(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert testing.run(only=(), slow=False) == verdict.INCOMPLETE
+    assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped api, e2e (need root)"
+    assert calls == [tier.paths[0] for tier in TIERS if not tier.cluster]
+
+
+def test_nothing_long_is_run_after_a_failure(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "failing", lambda: ["rules"])
+    assert testing.run(only=(), slow=False) == verdict.FAILED
+    assert "tests/api" not in calls
+
+
+def test_only_what_was_asked_for(calls: list[str]) -> None:
+    assert testing.run(only=("golden",), slow=False) == verdict.PASSED
+    assert calls == ["tests/golden"]
+
+
+def test_a_failing_check_shows_its_output_and_its_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = checks.Check("bad", ("python", "-c", "print('line 3 is wrong'); raise SystemExit(1)"), "mend it")
+    monkeypatch.setattr(checks, "CHECKS", (checks.Check("good", ("python", "-c", "")), bad))
+    assert checks.run() == 1
+    shown = capsys.readouterr().out
+    assert "line 3 is wrong" in shown
+    assert "mend it with: mend it" in shown

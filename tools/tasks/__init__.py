@@ -1,0 +1,1 @@
+"""What ``./run`` does: check, test, demonstrate and measure the whole repository."""

@@ -1,0 +1,30 @@
+"""MLEnv: the training environment inside the pods. The loop stays yours.
+
+Names are loaded when first used: the launcher, PID 1 of every pod, imports this package and must not pay
+for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mlenv.dist import wrap
+    from mlenv.job import Job, init
+    from mlenv.session import Session
+
+__version__: Final = "0.1.0"
+__all__ = ["Job", "Session", "__version__", "init", "wrap"]
+
+_HOMES: Final = {"Job": "mlenv.job", "init": "mlenv.job", "wrap": "mlenv.dist", "Session": "mlenv.session"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mlenv' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

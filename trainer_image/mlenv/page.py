@@ -1,0 +1,56 @@
+"""The progress page: what a node's ranks last committed, for their launcher to tell the operator.
+
+Local rank 0 replaces the file in one rename, so a reader sees a whole page or the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from mlenv_api.protocol import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FILE: Final = "progress.json"
+MAX_METRICS: Final = 16
+MAX_NAME: Final = 63
+MAX_PAGE: Final = 32 * 1024
+
+
+def finite(value: Any) -> Any:
+    """`value` with non-finite numbers as the strings NaN, Infinity, -Infinity: JSON has no others."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def bounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The first metrics that a beat has room for, under names that it has room for."""
+    return {name[:MAX_NAME]: value for name, value in list(metrics.items())[:MAX_METRICS]}
+
+
+def write(folder: Path, attempt: int, progress: Progress) -> None:
+    """Replace the page in `folder`. Raises OSError when the disk does not take it."""
+    text = json.dumps({"attempt": attempt, "progress": finite(progress.wire())}, allow_nan=False)
+    draft = folder / f".{FILE}.{os.getpid()}"
+    draft.write_text(text)
+    draft.replace(folder / FILE)
+
+
+def read(folder: Path, attempt: int) -> Progress | None:
+    """The page that `attempt` wrote into `folder`; None when there is none, or none that can be read."""
+    try:
+        with (folder / FILE).open("rb") as file:
+            page = json.loads(file.read(MAX_PAGE))
+        return Progress.model_validate(page["progress"]) if page["attempt"] == attempt else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a rank may write anything there; a beat without progress is still a beat

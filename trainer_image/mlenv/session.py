@@ -1,0 +1,277 @@
+"""The companion of a training loop: it counts, reports and listens; forward, backward and step stay yours."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import torch
+
+from mlenv import page, state
+from mlenv.track import Tracker
+from mlenv_api.protocol import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import FrameType, TracebackType
+
+    from mlenv.job import Job
+
+RESERVED: Final = frozenset({"step", "time", "attempt", "samples", "steps_per_second"})
+"""Names that every row of metrics.jsonl has already."""
+TERMINATED: Final = 128 + signal.SIGTERM
+Metric = float | torch.Tensor
+
+
+class SessionError(RuntimeError):
+    """The Session was used in an order that makes no sense; the message says which one does."""
+
+
+class _Life(Enum):
+    NEW = "before"
+    OPEN = "inside"
+    OVER = "after"
+
+
+class Session:
+    """Everything that one run of training holds, and how far it is.
+
+    `things` are what must survive a restart, by name: models, optimizers, schedulers, anything with
+    ``state_dict`` and ``load_state_dict``; and ``data``, which `steps` iterates. Refuses an optimizer whose
+    parameters are not the models'. `report_every` is in seconds: only then is the device waited for.
+    """
+
+    def __init__(self, job: Job, *, report_every: float = 2.0, **things: Any) -> None:
+        state.check(things)
+        self.job: Final = job
+        self.step = 0
+        """Optimizer steps committed."""
+        self.samples = 0
+        """Samples that all ranks together have consumed."""
+        self.epoch = 0
+        """Whole passes over the data."""
+        self._things = things
+        self._report_every = report_every
+        self._tracker = Tracker(job)
+        self._life = _Life.NEW
+        self._total: int | None = None
+        self._pending = 0
+        self._committed: dict[str, Metric] = {}
+        self._read: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
+        self._told_to_stop = False
+        self._old_handler: Any = None
+        self._opened = self._due = self._console_due = 0.0
+        self._reported = (0, 0.0)
+        self._speed: float | None = None
+
+    def __enter__(self) -> Self:
+        if self._life is not _Life.NEW:
+            raise SessionError("a Session is entered once; make a new one for another run")
+        self._life = _Life.OPEN
+        self._opened = time.monotonic()
+        self._reported = (self.step, self._opened)
+        self._tracker.open()
+        self._listen()
+        job = self.job
+        self._tracker.say(
+            f"{job.name}: attempt {job.attempt}, {job.world_size} rank(s) on {job.device.type}, "
+            f"files in {job.run_dir}: fresh start at step 0"
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None or self._told_to_stop:
+                self._report(time.monotonic(), console=True)
+            else:
+                self._publish(time.monotonic())  # reading the device now could fail, and hide what did
+            how = (
+                "done"
+                if kind is None
+                else "told to stop"
+                if self._told_to_stop
+                else f"ended by {kind.__name__}"
+            )
+            self._tracker.say(f"{how} at step {self.step}, after {time.monotonic() - self._opened:.1f} s")
+        finally:
+            self._life = _Life.OVER
+            self._tracker.close()
+            self._unlisten()
+
+    def steps(self, total: int) -> Iterator[Any]:
+        """Batches of ``data``, over and over, until `total` steps are committed (step numbers without data).
+
+        Several batches per commit are fine: gradients accumulate. `set_epoch` of the data, or of its sampler,
+        is called before each pass.
+        """
+        self._must_be_open("steps()")
+        if total < 0:
+            raise ValueError(f"steps({total}): a number of steps is not negative")
+        self._total = total
+        return self._batches(total) if "data" in self._things else self._numbers(total)
+
+    def commit(self, *, samples: int | None = None, **metrics: Metric) -> None:
+        """Mark the end of one optimizer step, with what is worth knowing about it, such as ``loss=loss``.
+
+        Never steps by itself, and waits for the device only when a report is due. `samples` of this rank are
+        counted from the batches unless given. Exits when the program was told to stop (SIGTERM).
+        """
+        self._must_be_open("commit()")
+        self.step += 1
+        self.samples += (self._pending if samples is None else samples) * self.job.world_size
+        self._pending = 0
+        self._committed = {
+            name: value.detach() if isinstance(value, torch.Tensor) else value
+            for name, value in metrics.items()
+        }
+        now = time.monotonic()
+        if now >= self._due:
+            self._report(now)
+        self.poll()
+
+    def log(self, **metrics: Metric) -> None:
+        """Record values that do not belong to every step, such as an AUC. Waits for the device."""
+        self._must_be_open("log()")
+        values = _numbers_of(metrics)
+        self._logged.update(values)
+        self._tracker.log(self.step, values)
+
+    def poll(self) -> None:
+        """Exit here if the program was told to stop; for loops without `commit`, such as an evaluation."""
+        if self._told_to_stop:
+            # Nothing can be saved yet, so this is the end by a signal and not ExitCode.PREEMPTED.
+            raise SystemExit(TERMINATED)
+
+    # -- the loop
+
+    def _numbers(self, total: int) -> Iterator[int]:
+        while self.step < total:
+            before = self.step
+            yield before
+            if self.step == before:
+                raise SessionError(
+                    "the loop came round without run.commit(): call it after every optimizer step"
+                )
+
+    def _batches(self, total: int) -> Iterator[Any]:
+        data = self._things["data"]
+        while self.step < total:
+            before = self.step
+            count = 0
+            _set_epoch(data, self.epoch)
+            for batch in data:
+                count += 1
+                self._pending += _samples_in(batch)
+                yield batch
+                if self.step >= total:
+                    return
+            self.epoch += 1
+            if self.step == before:
+                what = (
+                    "data is empty" if count == 0 else "a whole pass over the data ended without run.commit()"
+                )
+                raise SessionError(f"{what}: this loop would never end")
+
+    # -- reports
+
+    def _report(self, now: float, *, console: bool = False) -> None:
+        self._read = _numbers_of(self._committed)
+        self._due = now + self._report_every
+        shown = self._publish(now)
+        rate = shown.steps_per_second
+        self._tracker.log(self.step, self._read, samples=self.samples, steps_per_second=rate)
+        if console or now >= self._console_due:
+            # A line every two seconds at first, and one a minute in a run of days.
+            self._console_due = now + min(60.0, max(2.0, (now - self._opened) / 20))
+            self._tracker.say(_line(shown))
+
+    def _publish(self, now: float) -> Progress:
+        shown = Progress(
+            step=self.step,
+            total_steps=self._total,
+            samples=self.samples,
+            steps_per_second=self._rate(now),
+            metrics=page.bounded({**self._read, **self._logged}),
+            time=datetime.now(UTC),
+        )
+        self._tracker.publish(shown)
+        return shown
+
+    def _rate(self, now: float) -> float | None:
+        step, when = self._reported
+        self._reported = (self.step, now)
+        # The first step pays for allocation, compilation and the first connection.
+        if self.step > step > 0 and now > when:
+            self._speed = (self.step - step) / (now - when)
+        return self._speed
+
+    # -- signals and order
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._old_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _unlisten(self) -> None:
+        if self._old_handler is not None:
+            signal.signal(signal.SIGTERM, self._old_handler)
+        self._old_handler = None
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._told_to_stop = True
+
+    def _must_be_open(self, what: str) -> None:
+        if self._life is not _Life.OPEN:
+            raise SessionError(
+                f"{what} {self._life.value} the with block: "
+                "write `with ml.Session(job, ...) as run:` around the loop"
+            )
+
+
+def _line(shown: Progress) -> str:
+    step, total, rate = shown.step, shown.total_steps, shown.steps_per_second
+    parts = [f"step {step}" if total is None else f"step {step}/{total}"]
+    if rate:
+        parts.append(f"{rate:.1f} step/s")
+    parts += [f"{name} {value:.4g}" for name, value in shown.metrics.items()]
+    if rate and total is not None and step < total:
+        parts.append(f"{(total - step) / rate:.0f} s left")
+    return "  ".join(parts)
+
+
+def _numbers_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    wrong = RESERVED & metrics.keys()
+    if wrong:
+        raise ValueError(f"{', '.join(sorted(wrong))}: this name is taken; every row has it already")
+    return {name: _number(name, value) for name, value in metrics.items()}
+
+
+def _number(name: str, value: Metric) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be one number (or a tensor of one element): {error}") from None
+
+
+def _samples_in(batch: Any) -> int:
+    if isinstance(batch, torch.Tensor):
+        return batch.shape[0] if batch.ndim else 1
+    if isinstance(batch, dict):
+        batch = tuple(batch.values())
+    if isinstance(batch, tuple | list):
+        return next((count for item in batch if (count := _samples_in(item))), 0)
+    return 0
+
+
+def _set_epoch(data: Any, epoch: int) -> None:
+    for thing in (data, getattr(data, "sampler", None)):
+        set_epoch = getattr(thing, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
