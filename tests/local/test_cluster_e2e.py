@@ -211,8 +211,17 @@ def test_a_killed_component_is_seen_and_started_again(cluster: Cluster, server: 
     assert cluster.status()[name] is True
     cluster.up(nodes=2, fake_gpus=3)
     uid = cluster.kubectl.get("pod", server)["metadata"]["uid"]
-    cluster.kubectl("exec", server, "--", RUNTIME.python, "-c", "pass")
+    # A kubelet that has just begun is Ready before it has heard of its pods.
+    assert wait_until(lambda: _answers(cluster, server), seconds=60, interval=0.5)
     assert cluster.kubectl.get("pod", server)["metadata"]["uid"] == uid
+
+
+def _answers(cluster: Cluster, pod: str) -> bool:
+    try:
+        cluster.kubectl("exec", pod, "--", RUNTIME.python, "-c", "pass")
+    except LocalError:
+        return False
+    return True
 
 
 def test_what_died_is_named_with_its_log(cluster: Cluster) -> None:
