@@ -6,8 +6,8 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from mlenv_local import bootstrap, cgroups, configs, host, network, pki
-from mlenv_local.components import control_plane, node_components
+from mlenv_local import bootstrap, cgroups, configs, fakenodes, host, network, pki
+from mlenv_local.components import control_plane, fake_node_components, node_components
 from mlenv_local.errors import LocalError
 from mlenv_local.images.load import import_archive
 from mlenv_local.images.pause import pause_archive
@@ -51,6 +51,9 @@ class BringUp:
         with self.reporter.step("Nodes"):
             self.start_nodes(self.layout.nodes)
             self._await("no service account came", self._takes_pods, API_SECONDS, self._control)
+        if self.layout.fake_nodes:
+            with self.reporter.step(f"Fake nodes: {self.layout.fake_nodes}"):
+                self.start_fake_nodes()
 
     def write_files(self) -> None:
         """Write certificates once, and configuration files always."""
@@ -99,6 +102,30 @@ class BringUp:
         for name in names:
             self._add_gpus(name)
         self._await("a node did not become Ready", lambda: self._are_ready(names), NODE_SECONDS, started)
+
+    def start_fake_nodes(self) -> None:
+        """Start KWOK, make the nodes that are missing, and wait until all that are not lost are Ready."""
+        self.kubectl.apply(*fakenodes.rights())
+        kwok = fake_node_components(self.layout, self.binaries)
+        for part in kwok:
+            if not self.processes.runs(part.name):
+                self._free_leases()
+            self.processes.start(part)
+        wanted, present = set(self.layout.fake_node_names), set(self._nodes())
+        missing = fakenodes.nodes(self.layout, wanted - present)
+        if missing:
+            listing = {"apiVersion": "v1", "kind": "List", "items": missing}
+            # Not applied: that would leave the status out, and with it what the node has.
+            self.kubectl("create", "-f", "-", stdin=json.dumps(listing), timeout=API_SECONDS)
+        lost = {name for name, node in self._nodes().items() if fakenodes.is_lost(node)}
+        ready = wanted - lost
+        self._await("a fake node did not become Ready", lambda: self._are_ready(ready), NODE_SECONDS, kwok)
+
+    def _free_leases(self) -> None:
+        """A KWOK that died has left Leases under its own name; the next one would wait until they run out."""
+        place = f"--namespace={fakenodes.LEASES}"
+        options = ("--ignore-not-found", "--wait=false")
+        self.kubectl("delete", "leases", place, *options, *self.layout.fake_node_names, timeout=API_SECONDS)
 
     @property
     def _control(self) -> tuple[Component, ...]:

@@ -60,9 +60,13 @@ def _told(command: Callable[..., T]) -> Callable[..., T]:
 @_told
 def up(
     name: Name = DEFAULT_NAME,
+    *,
     nodes: Annotated[int | None, typer.Option(min=1, help="How many nodes [default: 2].")] = None,
     fake_gpus: Annotated[
         int | None, typer.Option(min=0, help="Made-up nvidia.com/gpu of each node [default: 4].")
+    ] = None,
+    fake_nodes: Annotated[
+        int | None, typer.Option(min=0, help="Nodes without processes, played by KWOK [default: 0].")
     ] = None,
     egress: Annotated[
         bool | None, typer.Option(help="Let pods reach the outside world through this host [default: yes].")
@@ -71,7 +75,9 @@ def up(
 ) -> None:
     """Start a cluster, or whatever of it doesn't run; the first time builds Kubernetes from source."""
     cluster = Cluster(name, reporter=Reporter(_err))
-    kubeconfig = cluster.up(nodes=nodes, fake_gpus=fake_gpus, egress=egress, consent=_consent(yes=yes))
+    kubeconfig = cluster.up(
+        nodes=nodes, fake_gpus=fake_gpus, fake_nodes=fake_nodes, egress=egress, consent=_consent(yes=yes)
+    )
     _err.print(f"Cluster [bold]{name}[/] is up. Next:")
     _out.print(f"export KUBECONFIG={kubeconfig}", soft_wrap=True)
 
@@ -115,7 +121,7 @@ def status(name: Name = DEFAULT_NAME) -> None:
         _out.print(f"There is no cluster {name} (there are: {others}). Start it with `mlenv local up`.")
         raise typer.Exit(1)
     _out.print(_table(running), soft_wrap=True)
-    _out.print(f"Nodes that are Ready: {', '.join(_ready(cluster)) or 'none'}")
+    _out.print(f"Nodes that are Ready: {_ready(cluster)}", soft_wrap=True)
     if not all(running.values()):
         _out.print("Something is down: `mlenv local up` starts it again, `mlenv local logs NAME` says why.")
         raise typer.Exit(1)
@@ -150,11 +156,15 @@ def logs(
     raise typer.Exit(subprocess.run(argv, check=False).returncode)
 
 
-def _ready(cluster: Cluster) -> list[str]:
+def _ready(cluster: Cluster) -> str:
+    """Real nodes by name, fake ones by number."""
     try:
-        return cluster.ready_nodes()
+        ready = cluster.ready_nodes()
     except LocalError:
-        return []  # the table above says that the API server is down
+        return "none"  # the table above says that the API server is down
+    fake = set(cluster.layout.fake_node_names)
+    real = ", ".join(name for name in ready if name not in fake) or "none"
+    return f"{real}; fake ones: {len(fake & set(ready))} of {len(fake)}" if fake else real
 
 
 def _table(running: dict[str, bool]) -> Table:

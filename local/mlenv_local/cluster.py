@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlenv_local import host, network, store, teardown
-from mlenv_local.binaries import ensure_binaries, programs_folder
+from mlenv_local.binaries import FAKE_NODES, ensure_binaries, programs_folder
 from mlenv_local.bringup import BringUp, is_ready
 from mlenv_local.components import component, components
 from mlenv_local.errors import LocalError
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from mlenv_local.layout import Machine
 
-NEW_NODES = 2
-NEW_GPUS = 4
+# What a new cluster has unless it is told otherwise.
+NEW = {"node_count": 2, "fake_gpus": 4, "fake_nodes": 0, "egress": True}
 
 
 class Cluster:
@@ -82,6 +82,7 @@ class Cluster:
         *,
         nodes: int | None = None,
         fake_gpus: int | None = None,
+        fake_nodes: int | None = None,
         egress: bool | None = None,
         consent: bool = False,
     ) -> Path:
@@ -92,14 +93,18 @@ class Cluster:
         Args:
             nodes: Machines with a kubelet; a new cluster has 2.
             fake_gpus: Made-up `nvidia.com/gpu` of each node; 4 in a new cluster.
+            fake_nodes: Nodes that KWOK plays, for thousands of pods without processes; none in a new cluster.
             egress: Whether machines and pods may reach the world outside through the host; True in a new one.
             consent: Whether missing Debian packages may be installed.
         """
         require_needs(self.reporter, consent=consent)
         binaries = ensure_binaries(self.reporter)
         with host.locked(f"cluster-{self.name}"):
-            layout = store.load(self.name, self.state) or self._create(nodes, fake_gpus, egress=egress)
-            self._refuse_change(layout, {"node_count": nodes, "fake_gpus": fake_gpus, "egress": egress})
+            asked = {"node_count": nodes, "fake_gpus": fake_gpus, "fake_nodes": fake_nodes, "egress": egress}
+            layout = store.load(self.name, self.state) or self._create(asked)
+            self._refuse_change(layout, asked)
+            if layout.fake_nodes:
+                ensure_binaries(self.reporter, FAKE_NODES)
             BringUp(layout, binaries, self.reporter).run()
         return layout.kubeconfig
 
@@ -161,16 +166,16 @@ class Cluster:
                     f"first, with `mlenv local down --name {self.name}`."
                 )
 
-    def _create(self, nodes: int | None, fake_gpus: int | None, *, egress: bool | None) -> Layout:
+    def _create(self, asked: Mapping[str, int | None]) -> Layout:
+        fields: dict[str, Any] = NEW | {field: value for field, value in asked.items() if value is not None}
+
         def build(taken: set[int]) -> Layout:
             return Layout(
                 self.name,
                 slot=free_slot(taken, host.networks_in_use()),
-                node_count=NEW_NODES if nodes is None else nodes,
                 state=self.state,
                 cni_bin=cni_folder(),
-                egress=egress is not False,
-                fake_gpus=NEW_GPUS if fake_gpus is None else fake_gpus,
+                **fields,
             )
 
         with host.locked("slots"):

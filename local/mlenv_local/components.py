@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlenv_local.binaries import FAKE_NODES, beside
 from mlenv_local.errors import LocalError
 from mlenv_local.layout import API_PORT
 
@@ -65,6 +66,22 @@ def node_components(layout: Layout, node: Machine, binaries: Path) -> tuple[Comp
     )
 
 
+def fake_node_components(layout: Layout, binaries: Path) -> tuple[Component, ...]:
+    """What plays the fake nodes, where some are wanted."""
+    if not layout.fake_nodes:
+        return ()
+    control = layout.control
+    argv = (
+        "env",
+        f"HOME={control.root}",  # it also reads ~/.kwok, where a user may keep clusters of his own
+        str(beside(binaries, FAKE_NODES) / "kwok"),
+        f"--kubeconfig={layout.pki / 'kwok'}.kubeconfig",
+        f"--config={control.root / 'kwok.yaml'}",
+        "--v=WARN",
+    )
+    return (Component("kwok", control, argv),)
+
+
 def node_labels(node: Machine) -> dict[str, str]:
     """What a cloud would say about the node."""
     return {
@@ -77,7 +94,7 @@ def node_labels(node: Machine) -> dict[str, str]:
 def components(layout: Layout, binaries: Path) -> tuple[Component, ...]:
     """Everything that runs when the cluster is up."""
     nodes = [c for node in layout.nodes for c in node_components(layout, node, binaries)]
-    return (*control_plane(layout, binaries), *nodes)
+    return (*control_plane(layout, binaries), *nodes, *fake_node_components(layout, binaries))
 
 
 def component(layout: Layout, binaries: Path, name: str) -> Component:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mlenv_local import fakenodes
 from mlenv_local.components import NODE_LEASE_SECONDS
 from mlenv_local.layout import CLUSTER_DOMAIN
 from mlenv_local.versions import PAUSE_IMAGE
@@ -47,6 +48,8 @@ def files(layout: Layout, facts: HostFacts, pause: Path) -> dict[Path, str]:
         control.root / "audit-policy.yaml": audit_policy(),
         control.root / "Corefile": corefile(layout, facts),
     }
+    if layout.fake_nodes:
+        found[control.root / "kwok.yaml"] = fakenodes.config(layout)
     for machine in layout.machines:
         found[machine.root / "init.sh"] = init_script(layout, machine, pause)
         found[machine.root / "kube-proxy.yaml"] = kube_proxy(layout, machine)

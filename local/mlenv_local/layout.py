@@ -20,6 +20,7 @@ CGROUP_ROOT = "mlenv"
 FIRST_SLOT = 201
 LAST_SLOT = 250
 MAX_NODES = 60
+MAX_FAKE_NODES = 500
 API_PORT = 6443
 CLUSTER_DOMAIN = "cluster.local"
 NAME_PATTERN = re.compile(r"[a-z]([-a-z0-9]{0,28}[a-z0-9])?")
@@ -68,12 +69,15 @@ class Layout:
     cni_bin: Path = Path("/usr/lib/cni")
     egress: bool = True
     fake_gpus: int = 0
+    fake_nodes: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what would produce unusable names or addresses."""
         check_name(self.name)
         if not 1 <= self.node_count <= MAX_NODES:
             raise LocalError(f"A local cluster has 1 to {MAX_NODES} nodes, not {self.node_count}.")
+        if not 0 <= self.fake_nodes <= MAX_FAKE_NODES:
+            raise LocalError(f"A local cluster has 0 to {MAX_FAKE_NODES} fake nodes, not {self.fake_nodes}.")
 
     @property
     def root(self) -> Path:
@@ -137,8 +141,13 @@ class Layout:
 
     @property
     def pods(self) -> IPv4Network:
-        """Pods of all nodes; the upper half of the /16 is left for simulated nodes."""
+        """Pods of all nodes."""
         return IPv4Network(f"10.{self.slot}.64.0/18")
+
+    @property
+    def fake_node_names(self) -> tuple[str, ...]:
+        """Names of the nodes that KWOK plays; they are no machines."""
+        return tuple(f"fake-{i}" for i in range(1, self.fake_nodes + 1))
 
     @property
     def host_address(self) -> IPv4Address:

@@ -46,12 +46,14 @@ CLIENTS = {
     "kube-scheduler": ("system:kube-scheduler", ()),
     "kube-proxy": ("system:kube-proxy", ()),
     "coredns": ("mlenv:coredns", ()),
+    "kwok": ("mlenv:kwok", ()),
 }
 
 
 def certificates(layout: Layout) -> list[Certificate]:
     """Every certificate of the cluster."""
-    clients = [Certificate(file, name, groups) for file, (name, groups) in CLIENTS.items()]
+    wanted = {file: who for file, who in CLIENTS.items() if file != "kwok" or layout.fake_nodes}
+    clients = [Certificate(file, name, groups) for file, (name, groups) in wanted.items()]
     kubelets = [
         Certificate(node.name, f"system:node:{node.name}", ("system:nodes",)) for node in layout.nodes
     ]

@@ -22,6 +22,7 @@ def to_json(layout: Layout) -> str:
             "nodes": layout.node_count,
             "egress": layout.egress,
             "fakeGpus": layout.fake_gpus,
+            "fakeNodes": layout.fake_nodes,
             "cniBin": str(layout.cni_bin),
         }
     )
@@ -38,6 +39,7 @@ def from_json(name: str, state: Path, text: str) -> Layout:
         cni_bin=Path(raw["cniBin"]),
         egress=raw["egress"],
         fake_gpus=raw["fakeGpus"],
+        fake_nodes=raw.get("fakeNodes", 0),
     )
 
 

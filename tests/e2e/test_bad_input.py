@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from audit import AuditLog, Write
 from mistakes import ABSENT, LIVE, MOVED, REFUSED, TELLS, Raw, Tells, manifest
 
 from mlenv_api import names
 from mlenv_local import Cluster, LocalError, platform
+from mlenv_local.audit import AuditLog, Write
 from mlenv_local.shell import wait_until
 
 if TYPE_CHECKING:

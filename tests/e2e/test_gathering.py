@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from audit import AuditLog
 from live import SLEEP, Namespace, RefusedError, condition
 from scenarios import Scenarios, chosen
 
 from mlenv_local import platform
+from mlenv_local.audit import AuditLog
 from mlenv_local.shell import wait_until
 from mlenv_operator.adapters.pace import PROGRESS_S
 

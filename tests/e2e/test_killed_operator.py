@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from audit import AuditLog
 from killed_operator import Trap
 from live import Namespace, condition
 from outside import LEASE, Operators, Outside, free_port, prepare
 
 from mlenv_api.protocol import BEAT_PATH
 from mlenv_local import Cluster, needs
+from mlenv_local.audit import AuditLog
 from mlenv_local.progress import Reporter
 from mlenv_local.shell import wait_until
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from audit import AuditLog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from live import ENVIRONMENTS, PODS, Job, Namespace, condition
@@ -29,6 +28,7 @@ from live import ENVIRONMENTS, PODS, Job, Namespace, condition
 from mlenv_api import names
 from mlenv_api.protocol import BEAT_PATH, MAX_BEAT_BYTES
 from mlenv_local import Cluster, platform
+from mlenv_local.audit import AuditLog
 from mlenv_local.tokens import mint
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ def test_an_estimate_is_given_once_there_is_a_pace() -> None:
 
 
 def test_the_version_of_the_sources_is_the_one_stamped_in() -> None:
-    assert f"k8s.io/kubernetes {KUBERNETES}\n" in (binaries.SOURCES / "go.mod").read_text()
+    assert f"k8s.io/kubernetes {KUBERNETES}\n" in (binaries.CLUSTER.sources / "go.mod").read_text()
     assert f"gitVersion={KUBERNETES}" in binaries.linker_flags()
 
 

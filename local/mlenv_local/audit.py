@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlenv_local import platform
+from mlenv_local.errors import LocalError
 from mlenv_local.shell import wait_until
 
 if TYPE_CHECKING:
@@ -49,13 +50,16 @@ class AuditLog:
 
     def writes(self, *, user: str = OPERATOR) -> list[Write]:
         """Everything that this account has written since."""
-        return [one for one in self._all() if one.user == user and one.verb in CHANGES]
+        return [one for one in self.all_writes() if one.user == user]
+
+    def all_writes(self) -> Iterator[Write]:
+        """The same of everybody."""
+        return (one for one in self._all() if one.verb in CHANGES)
 
     def wait_for(self, time: datetime, *, seconds: float) -> None:
         """Until the log speaks of this moment: Leases are renewed all the time."""
-        assert wait_until(lambda: self._last() >= time, seconds=seconds, interval=1), (
-            f"the audit log has not come to {time}"
-        )
+        if not wait_until(lambda: self._last() >= time, seconds=seconds, interval=1):
+            raise LocalError(f"The audit log {self._path} has not come to {time} within {seconds:.0f} s.")
 
     def _last(self) -> datetime:
         return max((one.time for one in self._all()), default=datetime.min.replace(tzinfo=UTC))

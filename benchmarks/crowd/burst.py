@@ -1,0 +1,133 @@
+"""One burst: jobs submitted as fast as the server takes them, watched until all are done, and billed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crowd.jobs import NAME, job_of
+from crowd.timeline import Timeline
+from crowd.usage import Usage, usage
+from crowd.watch import ends_by, pods_by, until, watching
+from crowd.writes import Bill, bill
+from mlenv_local.audit import AuditLog
+from mlenv_operator.kube.client import Client, never_gated
+from mlenv_operator.kube.resources import PODS, SERVICES
+from mlenv_operator.kube.transport import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from crowd.jobs import Kind
+    from crowd.setup import Operator
+    from mlenv_local import Cluster
+    from mlenv_local.audit import Write
+
+Raw = dict[str, Any]
+
+
+class Size(NamedTuple):
+    """How much, and how hard."""
+
+    jobs: int
+    pods: int
+    connections: int
+    patience_s: float
+    """So long nothing may move."""
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What came of one."""
+
+    timeline: Timeline
+    before: Usage
+    at_created: Usage
+    after: Usage
+    bill: Bill
+
+    def cpu_s(self, *, until_created: bool = False) -> float:
+        """CPU time of the operator in the burst."""
+        return (self.at_created if until_created else self.after).cpu_s - self.before.cpu_s
+
+
+async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operator, size: Size) -> Burst:
+    """Submit the jobs of this kind and see them through."""
+    timeline, log, before = Timeline(size.pods), AuditLog(found.audit_log), usage(operator.pids())
+    sights = {PODS: pods_by(kind.label, timeline), kind.resource: ends_by(kind.done, timeline)}
+
+    async def submit(client: Client, number: int) -> None:
+        name = NAME.format(number)
+        timeline.submit(name, time.monotonic())
+        await client.create(kind.resource, kind.manifest(name, namespace))
+
+    title = f"{kind.title}: {size.jobs} jobs of {size.pods} pods"
+    async with (
+        _client(found, size.connections + len(sights)) as client,
+        watching(client, namespace, sights),
+        asyncio.TaskGroup() as group,
+    ):
+        with found.reporter.progress(title) as progress:
+            works = [partial(submit, client, number) for number in range(size.jobs)]
+            group.create_task(side_by_side(works, size.connections))
+            await until(timeline, "created", size.jobs, progress, size.patience_s)
+            at_created = usage(operator.pids())
+            await until(timeline, "done", size.jobs, progress, size.patience_s)
+    after = usage(operator.pids())
+    log.wait_for(datetime.now(UTC), seconds=60)
+    owed = bill(log.all_writes(), size.jobs, operator.writes, lambda one: _job_in(namespace, one))
+    return Burst(timeline, before, at_created, after, owed)
+
+
+async def run_bare(
+    found: Cluster, namespace: str, gangs: Iterable[list[Raw]], label: str, size: Size
+) -> Timeline:
+    """Post each gang's objects, one after the other, gangs side by side; watched until all pods run."""
+    timeline = Timeline(size.pods)
+
+    async def post(client: Client, gang: list[Raw]) -> None:
+        timeline.submit(gang[0]["metadata"]["name"], time.monotonic())
+        for one in gang:
+            await client.create(PODS if one["kind"] == "Pod" else SERVICES, one)
+
+    title = f"A bare client: {size.jobs} gangs of {size.pods} pods"
+    async with (
+        _client(found, size.connections + 1) as client,
+        watching(client, namespace, {PODS: pods_by(label, timeline)}),
+        asyncio.TaskGroup() as group,
+    ):
+        with found.reporter.progress(title) as progress:
+            works = [partial(post, client, gang) for gang in gangs]
+            group.create_task(side_by_side(works, size.connections))
+            await until(timeline, "running", size.jobs, progress, size.patience_s)
+    return timeline
+
+
+async def side_by_side(works: Iterable[Callable[[], Awaitable[None]]], width: int) -> None:
+    """So many at a time; the first error ends all."""
+    waiting = iter(works)
+
+    async def hand() -> None:
+        for work in waiting:
+            await work()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(width):
+            group.create_task(hand())
+
+
+@asynccontextmanager
+async def _client(found: Cluster, connections: int) -> AsyncIterator[Client]:
+    """The administrator's client; the watches have connections of their own."""
+    config = str(found.kubeconfig)
+    async with connect(user_agent="bench", kubeconfig=config, connections=connections) as transport:
+        yield Client(transport, never_gated)
+
+
+def _job_in(namespace: str, write: Write) -> str | None:
+    return job_of(write.name) if write.namespace == namespace else None
