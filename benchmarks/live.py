@@ -1,8 +1,9 @@
 """Ten thousand jobs held live by one operator: its memory, how late statuses are, and a cold start.
 
-Jobs of `launcher: None` on fake nodes. Once all run, two things change so many times a second: specs are
-edited, and programs fail; the lag is from the change to the status that speaks of it. Then the operator is
-killed, and another one, started cold, has to take over and to write nothing that nobody needs.
+Jobs of `launcher: None` on fake nodes; their pods run until they are told to end. Once all run, so many
+things change a second, in turns a spec and a program that fails; the lag is from the change to the status
+that speaks of it. Then the operator is killed, a job is edited, and another operator, started cold, has to
+take over and to write nothing that nobody needs. The operator is a process beside the cluster.
 """
 
 from __future__ import annotations
@@ -10,197 +11,88 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import uvloop
+from crowd import jobs, setup
+from crowd.burst import side_by_side
+from crowd.usage import usage
+from crowd.watch import watching
 
 from mlenv_api import names
-from mlenv_local import Cluster
-from mlenv_operator.kube.client import Client, Selection, never_gated
-from mlenv_operator.kube.errors import ApiError
+from mlenv_local import fakenodes
+from mlenv_local.audit import AuditLog
+from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.resources import PODS, TRAINING_JOBS
 from mlenv_operator.kube.transport import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
-ROOT: Final = Path(__file__).parents[1]
-NAMESPACE: Final = "live"
-PORT: Final = 18981
-PODS_PER_NODE: Final = 250
+    from mlenv_local import Cluster
+
+NAMESPACE: Final = "bench-live"
+FLOORS: Final = {"rss_mb": 300.0, "status_lag_p99_s": 2.0, "takeover_s": 30.0, "loop_lag_p99_ms": 250.0}
+MOST_AWAITED_S: Final = 60.0
 Raw = dict[str, Any]
+Samples = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Seen:
     """What the newest status of a job says."""
 
-    uid: str
-    generation: int
-    observed: int
-    attempt: int
-    phase: str
+    observed: int = -1
+    attempt: int = 0
+    phase: str = ""
 
 
-@dataclass
 class View:
-    """All jobs as a watch tells of them."""
+    """All jobs, as a watch tells of them, and whoever waits for one of them to change."""
 
-    jobs: dict[str, Seen] = field(default_factory=dict)
-    _waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.jobs: dict[str, Seen] = {}
+        self.phases: Counter[str] = Counter()
+        self._waiting: dict[str, tuple[Callable[[Seen], bool], asyncio.Future[float]]] = {}
 
-    async def follow(self, client: Client) -> None:
-        """List and watch until cancelled."""
-        selection = Selection(namespace=NAMESPACE)
-        while True:
-            version = ""
-            async for page in client.list_pages(TRAINING_JOBS, selection):
-                version = page.resource_version
-                for raw in page.items:
-                    self._put(raw)
-            try:
-                async for type_, raw in client.watch(TRAINING_JOBS, version, selection):
-                    if type_ != "BOOKMARK":
-                        self._put(raw)
-            except ApiError:
-                continue
+    def saw(self, raw: Raw, now: float) -> None:
+        """A job changed."""
+        name, status = raw["metadata"]["name"], raw.get("status") or {}
+        attempt = (status.get("attempt") or {}).get("number", 0)
+        seen = Seen(status.get("observedGeneration", -1), attempt, status.get("phase", ""))
+        self.phases[self.jobs.get(name, Seen()).phase] -= 1
+        self.phases[seen.phase] += 1
+        self.jobs[name] = seen
+        if name in self._waiting and self._waiting[name][0](seen):
+            _, future = self._waiting.pop(name)
+            if not future.done():
+                future.set_result(now)
 
-    def _put(self, raw: Raw) -> None:
-        metadata, status = raw["metadata"], raw.get("status") or {}
-        self.jobs[metadata["name"]] = Seen(
-            metadata["uid"],
-            metadata["generation"],
-            status.get("observedGeneration", -1),
-            (status.get("attempt") or {}).get("number", 0),
-            status.get("phase", ""),
-        )
-        for entry in [one for one in self._waiting if one[0]()]:
-            self._waiting.remove(entry)
-            if not entry[1].done():
-                entry[1].set_result(None)
-
-    async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        """Wait until it holds; whether it does."""
-        if holds():
-            return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((holds, future))
+    async def when(self, name: str, holds: Callable[[Seen], bool]) -> float | None:
+        """When it first held of this job, from now on; null when it does not come to that."""
+        if holds(self.jobs[name]):
+            return time.monotonic()
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._waiting[name] = (holds, future)
         try:
-            async with asyncio.timeout(seconds):
-                await future
+            return await asyncio.wait_for(future, MOST_AWAITED_S)
         except TimeoutError:
-            return False
-        return True
+            return None
+        finally:
+            self._waiting.pop(name, None)
 
-    def phases(self) -> Counter[str]:
-        """How many jobs stand where."""
-        return Counter(one.phase for one in self.jobs.values())
-
-
-class Operator:
-    """The real program, beside us."""
-
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        env = os.environ | {
-            "KUBECONFIG": str(cluster.kubeconfig),
-            "POD_NAMESPACE": NAMESPACE,
-            "POD_NAME": name,
-            "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1",
-            "MLENV_OPERATOR_HTTP_PORT": str(PORT),
-            "MLENV_OPERATOR_LOG_LEVEL": "WARNING",
-        }
-        self._process = subprocess.Popen([sys.executable, "-m", "mlenv_operator"], env=env)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait()
-
-    def memory_mb(self, field: str = "VmRSS") -> float:
-        """Resident memory, now or (VmHWM) at its peak."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition(f"{field}:")[2].split()[0]) / 1000
-
-    def cpu_s(self) -> float:
-        """CPU time so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def metrics(session: aiohttp.ClientSession) -> dict[str, float]:
-    """The operator's samples by their whole name; none while it does not answer."""
-    try:
-        async with session.get(f"http://127.0.0.1:{PORT}/metrics") as response:
-            text = await response.text()
-    except (aiohttp.ClientError, TimeoutError):
-        return {}
-    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, _, value in lines}
-
-
-def lag_p99_ms(before: dict[str, float], after: dict[str, float]) -> float:
-    """Upper bound of the bucket that holds the 99th percentile of the event loop's lag."""
-    pattern = re.compile(r'mlenv_operator_event_loop_lag_seconds_bucket\{le="(\S+)"\}')
-    found = {float(m[1]): after[name] - before.get(name, 0.0) for name in after if (m := pattern.match(name))}
-    total = found.get(float("inf"), 0.0)
-    return next((le for le in sorted(found) if found[le] >= 0.99 * total), float("inf")) * 1000
-
-
-def job(number: int, pods: int) -> Raw:
-    """A job whose program runs until it is told to stop, on fake nodes."""
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.TRAINING_JOB,
-        "metadata": {"name": f"j{number}", "namespace": NAMESPACE},
-        "spec": {
-            "launcher": "None",
-            "trainer": {"image": "none.invalid/none:1", "command": ["x"], "numNodes": pods},
-            "failurePolicy": {"maxRestarts": 1000},
-            "scheduling": {"assemblyTimeoutSeconds": 3600},
-            "podTemplateOverrides": {"spec": ON_FAKE_NODES},
-        },
-    }
-
-
-async def in_parallel(works: AsyncIterator[Any] | list[Any], width: int = 32) -> None:
-    """At most so many at a time."""
-    gate = asyncio.Semaphore(width)
-
-    async def one(work: Any) -> None:
-        async with gate:
-            await work
-
-    await asyncio.gather(*map(one, works))
-
-
-async def fill(client: Client, view: View, args: argparse.Namespace) -> float:
-    """Submit everything, and wait until all jobs run; the seconds that took."""
-    began = time.monotonic()
-    submitted = asyncio.create_task(
-        in_parallel([client.create(TRAINING_JOBS, job(number, args.pods)) for number in range(args.jobs)])
-    )
-
-    def all_run() -> bool:
-        return view.phases()["Running"] == args.jobs
-
-    while not await view.until(all_run, 10):
-        say(f"{time.monotonic() - began:5.0f} s  {dict(view.phases())}")
-        if time.monotonic() - began > args.patience:
-            raise SystemExit(f"not all jobs run after {args.patience:.0f} s: {dict(view.phases())}")
-    await submitted
-    return time.monotonic() - began
+    def told(self) -> str:
+        """How many jobs are in which phase."""
+        return ", ".join(f"{count} {phase or 'New'}" for phase, count in self.phases.items() if count > 0)
 
 
 @dataclass
@@ -210,15 +102,11 @@ class Lags:
     edits: list[float] = field(default_factory=list)
     failures: list[float] = field(default_factory=list)
     lost: int = 0
-
-    def p99(self) -> float:
-        """Over all changes."""
-        times = sorted([*self.edits, *self.failures])
-        return times[min(len(times) - 1, int(0.99 * len(times)))] if times else float("inf")
+    """Changes that no status spoke of within a minute."""
 
 
 class Changes:
-    """Edits and failures at random, each followed until the status shows it."""
+    """Edits and failures of jobs drawn by lot, each followed until the status shows it."""
 
     def __init__(self, client: Client, view: View, pods: int) -> None:
         self._client, self._view, self._pods = client, view, pods
@@ -227,10 +115,16 @@ class Changes:
 
     async def make(self, per_second: float, seconds: float) -> None:
         """So many a second, for so long."""
+        start = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            async for number in paced(per_second, seconds):
-                name = random.choice([one for one in self._view.jobs if one not in self._busy])
+            for number in range(int(per_second * seconds)):
+                await asyncio.sleep(max(0.0, start + number / per_second - time.monotonic()))
+                name = self._any()
                 group.create_task(self._one(name, self._edit if number % 2 else self._fail))
+
+    def _any(self) -> str:
+        free = [name for name, seen in self._view.jobs.items() if seen.phase == "Running"]
+        return random.choice([name for name in free if name not in self._busy])
 
     async def _one(self, name: str, change: Callable[[str], Any]) -> None:
         self._busy.add(name)
@@ -241,37 +135,218 @@ class Changes:
 
     async def _edit(self, name: str) -> None:
         began = time.monotonic()
-        patch = {"spec": {"ttlSecondsAfterFinished": random.randrange(10**6)}}
-        made = await self._client.merge_patch(TRAINING_JOBS, NAMESPACE, name, patch)
-        wanted = made["metadata"]["generation"]
-        await self._follow(began, self.lags.edits, lambda: self._view.jobs[name].observed >= wanted)
+        generation = await edit(self._client, name)
+        await self._follow(name, began, self.lags.edits, lambda seen: seen.observed >= generation)
 
     async def _fail(self, name: str) -> None:
-        """One program ends with exit code 1, as its kubelet would say; the status then names a new attempt."""
+        """A program ends with exit code 1, as its kubelet would say; the status then names a new attempt."""
         before, began = self._view.jobs[name].attempt, time.monotonic()
-        pod = f"{name}-{random.randrange(self._pods)}-{before - 1}"
+        pod = names.pod_name(name, random.randrange(self._pods), before - 1)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ended = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}}
         container = {"name": names.TRAINER_CONTAINER, "image": "x", "imageID": "x", "ready": False}
         status = {"phase": "Failed", "containerStatuses": [{**container, "restartCount": 0, "state": ended}]}
         await self._client.merge_patch(PODS, NAMESPACE, pod, {"status": status}, subresource="status")
-        await self._follow(began, self.lags.failures, lambda: self._view.jobs[name].attempt > before)
+        await self._follow(name, began, self.lags.failures, lambda seen: seen.attempt > before)
 
-    async def _follow(self, began: float, times: list[float], holds: Callable[[], bool]) -> None:
-        if await self._view.until(holds, 60):
-            times.append(time.monotonic() - began)
-        else:
+    async def _follow(
+        self, name: str, began: float, times: list[float], holds: Callable[[Seen], bool]
+    ) -> None:
+        at = await self._view.when(name, holds)
+        if at is None:
             self.lags.lost += 1
+        else:
+            times.append(at - began)
 
 
-async def paced(per_second: float, seconds: float) -> AsyncIterator[int]:
-    """So many turns a second."""
-    start = time.monotonic()
-    for number in range(int(per_second * seconds)):
-        await asyncio.sleep(max(0.0, start + number / per_second - time.monotonic()))
-        yield number
+async def edit(client: Client, name: str) -> int:
+    """Change a field that a live job may change; the generation that this made."""
+    patch = {"spec": {"ttlSecondsAfterFinished": random.randrange(10**6)}}
+    made = await client.merge_patch(TRAINING_JOBS, NAMESPACE, name, patch)
+    return int(made["metadata"]["generation"])
+
+
+def manifest(name: str, pods: int) -> Raw:
+    """A job whose pods never end by themselves, and which may fail often."""
+    made = jobs.training_jobs(pods, 1).manifest(name, NAMESPACE)
+    del made["spec"]["podTemplateOverrides"]["metadata"]["annotations"][fakenodes.ANNOTATION_RUN_FOR]
+    made["spec"]["failurePolicy"] = {"maxRestarts": 1000}
+    return made
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, cluster: Cluster, args: argparse.Namespace) -> None:
+        self._cluster, self._args = cluster, args
+        self._view = View()
+        self._operator = setup.start_outside(cluster)
+
+    async def run(self) -> dict[str, Any]:
+        """Everything; the figures."""
+        async with (
+            client(self._cluster) as kube,
+            aiohttp.ClientSession() as session,
+            watching(kube, NAMESPACE, {TRAINING_JOBS: self._view.saw}),
+        ):
+            filled = await self._fill(kube)
+            held = await self._hold(kube, session)
+            started = await self._start_cold(kube, session)
+        return {"jobs": self._args.jobs, "pods": self._args.pods, "fill_s": filled, **held, **started}
+
+    def close(self) -> None:
+        """End the operator."""
+        self._operator.kill()
+        self._operator.wait()
+
+    async def _fill(self, kube: Client) -> float:
+        """Submit everything, and wait until all jobs run; seconds."""
+        began = time.monotonic()
+        made = (manifest(jobs.NAME.format(number), self._args.pods) for number in range(self._args.jobs))
+        submitted = asyncio.create_task(
+            side_by_side([partial(kube.create, TRAINING_JOBS, m) for m in made], 16)
+        )
+        said = moved = began
+        before = 0
+        while (running := self._view.phases["Running"]) < self._args.jobs or not submitted.done():
+            await asyncio.sleep(0.2)
+            now = time.monotonic()
+            if running != before:
+                before, moved = running, now
+            if now - moved > self._args.patience:
+                raise SystemExit(f"nothing moves any more: {self._view.told()}")
+            if now - said > 10:
+                said = now
+                say(f"{now - began:5.0f} s  {self._view.told()}; operator {self._memory():.0f} MB")
+        await submitted
+        return round(time.monotonic() - began, 1)
+
+    async def _hold(self, kube: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
+        """Changes, and what they cost."""
+        say(f"all jobs run; {self._args.changes:g} changes a second for {self._args.seconds:g} s")
+        before, used, began = await samples(session), self._cpu(), time.monotonic()
+        changes = Changes(kube, self._view, self._args.pods)
+        await changes.make(self._args.changes, self._args.seconds)
+        lags, elapsed = changes.lags, time.monotonic() - began
+        return {
+            "rss_mb": round(self._memory(), 1),
+            "peak_rss_mb": round(usage([self._operator.pid]).peak_mb, 1),
+            "status_lag_p50_s": quantile([*lags.edits, *lags.failures], 0.5),
+            "status_lag_p99_s": quantile([*lags.edits, *lags.failures], 0.99),
+            "edit_lag_p99_s": quantile(lags.edits, 0.99),
+            "failure_lag_p99_s": quantile(lags.failures, 0.99),
+            "changes": len(lags.edits) + len(lags.failures),
+            "changes_lost": lags.lost,
+            "loop_lag_p99_ms": lag_ms(before, await samples(session), 0.99),
+            "operator_cpu_cores": round((self._cpu() - used) / elapsed, 3),
+        }
+
+    async def _start_cold(self, kube: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
+        """Kill it, edit a job, start another: seconds until that job's status says so, and all it wrote."""
+        self.close()
+        await asyncio.sleep(self._args.gap)
+        canary = random.choice(list(self._view.jobs))
+        generation = await edit(kube, canary)
+        log, began = AuditLog(self._cluster.audit_log), time.monotonic()
+        self._operator = setup.start_outside(self._cluster)
+        at = await self._view.when(canary, lambda seen: seen.observed >= generation)
+        now = await idle(session)
+        settled = time.monotonic() - began
+        written = Counter(
+            f"{write.verb} {write.resource}" for write in log.all_writes() if setup.is_ours(write)
+        )
+        leases = sum(count for what, count in written.items() if what.endswith("leases"))
+        return {
+            "takeover_s": None if at is None else round(at - began, 1),
+            "takeover_settled_s": round(settled, 1),
+            "takeover_writes": written.total() - leases,
+            "takeover_loop_lag_p99_ms": lag_ms({}, now, 0.99),
+            "takeover_rss_mb": round(self._memory(), 1),
+        }
+
+    def _memory(self) -> float:
+        return usage([self._operator.pid]).rss_mb
+
+    def _cpu(self) -> float:
+        return usage([self._operator.pid]).cpu_s
+
+
+@asynccontextmanager
+async def client(cluster: Cluster) -> AsyncIterator[Client]:
+    """The administrator's."""
+    config = str(cluster.kubeconfig)
+    async with connect(user_agent="bench", kubeconfig=config, connections=32) as transport:
+        yield Client(transport, never_gated)
+
+
+async def samples(session: aiohttp.ClientSession) -> Samples:
+    """The operator's metrics by their whole names; none while it does not answer."""
+    try:
+        async with session.get(f"http://127.0.0.1:{setup.PORT}/metrics") as response:
+            text = await response.text()
+    except (aiohttp.ClientError, TimeoutError):
+        return {}
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+async def idle(session: aiohttp.ClientSession) -> Samples:
+    """The metrics, once every key has been looked at."""
+    while True:
+        found = await samples(session)
+        if found.get("mlenv_operator_workqueue_oldest_key_seconds", 1.0) == 0:
+            return found
+        await asyncio.sleep(0.2)
+
+
+def lag_ms(before: Samples, after: Samples, q: float) -> float:
+    """Upper bound of the bucket that holds this quantile of the event loop's lag."""
+    pattern = re.compile(r'mlenv_operator_event_loop_lag_seconds_bucket\{le="(\S+)"\}')
+    found = {float(m[1]): after[name] - before.get(name, 0.0) for name in after if (m := pattern.match(name))}
+    total = found.get(float("inf"), 0.0)
+    return next((bound for bound in sorted(found) if found[bound] >= q * total), float("inf")) * 1000
+
+
+def quantile(values: list[float], q: float) -> float | None:
+    """Null of none."""
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 3) if ordered else None
 
 
 def say(text: str) -> None:
     """Progress."""
     print(text, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--pods", type=int, default=4, help="pods of each job")
+    parser.add_argument("--changes", type=float, default=5, help="changes of jobs a second")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--gap", type=float, default=16, help="seconds without an operator; a Lease lives 15")
+    parser.add_argument("--patience", type=float, default=180, help="seconds in which something must move")
+    parser.add_argument("--name", default=setup.NAME, help="of the cluster")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster up")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run, print the table, and as the last line the figures as JSON."""
+    args = arguments()
+    with setup.cluster(args.jobs * args.pods, keep=args.keep, name=args.name) as cluster:
+        setup.prepare_outside(cluster, NAMESPACE)
+        bench = Bench(cluster, args)
+        try:
+            found = uvloop.run(bench.run())
+        finally:
+            bench.close()
+    for name, value in found.items():
+        floor = f"   (at most {FLOORS[name]:g})" if name in FLOORS else ""
+        print(f"{name:<26}{value!s:>10}{floor}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -76,9 +76,25 @@ def from_image(found: Cluster, namespace: str) -> Iterator[Operator]:
 @contextmanager
 def outside(found: Cluster, namespace: str, profile: Path | None) -> Iterator[Operator]:
     """Ours as a process beside the cluster: the same program, an administrator's rights, quick to profile."""
+    prepare_outside(found, namespace)
+    process = start_outside(found, profile)
+    found.reporter.say(f"The operator is process {process.pid}")
+    try:
+        yield Operator(lambda: [process.pid], is_ours)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def prepare_outside(found: Cluster, namespace: str) -> None:
+    """What an operator outside needs: definitions, and namespaces for its Lease and for jobs."""
     found.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
     for one in (namespace, platform.NAMESPACE):
         make_namespace(found, one)
+
+
+def start_outside(found: Cluster, profile: Path | None = None) -> subprocess.Popen[bytes]:
+    """The operator's process."""
     variables = {
         "KUBECONFIG": str(found.kubeconfig),
         "POD_NAMESPACE": platform.NAMESPACE,
@@ -89,13 +105,12 @@ def outside(found: Cluster, namespace: str, profile: Path | None) -> Iterator[Op
     }
     wrapped = ["-m", "cProfile", "-o", str(profile)] if profile else []
     argv = [sys.executable, *wrapped, "-m", "mlenv_operator", "run"]
-    process = subprocess.Popen(argv, env=os.environ | variables)
-    found.reporter.say(f"The operator is process {process.pid}")
-    try:
-        yield Operator(lambda: [process.pid], lambda write: write.agent.startswith(AGENT))
-    finally:
-        process.terminate()
-        process.wait(60)
+    return subprocess.Popen(argv, env=os.environ | variables)
+
+
+def is_ours(write: audit.Write) -> bool:
+    """Whether the operator wrote it, under whatever account."""
+    return write.agent.startswith(AGENT)
 
 
 @contextmanager
