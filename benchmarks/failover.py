@@ -44,6 +44,8 @@ NAMESPACE: Final = "failover"
 SLOTS: Final = ("left", "right")
 LEADS, MISDIRECTED = 401, 421
 """What a leader, and what any other replica, answers to a beat without a token."""
+EXPECTED_CODES: Final = (1, -signal.SIGKILL)
+"""Of a leader that lost its Lease, and of one that was killed."""
 SETTLED_S: Final = 180.0
 
 
@@ -105,18 +107,24 @@ class Operator:
         """Base URL."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def log(self) -> Path:
+        """What it writes."""
+        return self.kubeconfig.with_name(f"{self.name}.log")
+
     def keep_running(self) -> None:
         """Start it unless it runs."""
         if self.process is not None:
             code = self.process.poll()
             if code is None:
                 return
+            if code not in EXPECTED_CODES:
+                raise SystemExit(f"operator {self.name} ended with code {code}: see {self.log}")
             self.codes[code] += 1
         self.starts += 1
-        log = self.kubeconfig.with_name(f"{self.name}.log").open("ab")
-        with log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlenv_operator"],
+                [sys.executable, "-m", "mlenv_operator", "run"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
