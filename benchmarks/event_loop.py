@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import uvloop
+from crowd.usage import usage
 
 from mlenv_api import names
 from mlenv_api.protocol import BEAT_PATH, Beat, LauncherPhase, Progress
@@ -295,18 +296,6 @@ def quantile_ms(before: dict[float, float], after: dict[float, float], q: float)
     return next((le for le, count in counts.items() if count >= q * total), float("inf")) * 1000
 
 
-def cpu_s(pid: int) -> float:
-    """CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rss_mb(pid: int) -> float:
-    """Peak resident memory of a process, in MB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1000
-
-
 async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[str, float]:
     """The whole run."""
     async with connect(user_agent="bench", kubeconfig=str(cluster.kubeconfig)) as transport:
@@ -317,7 +306,7 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
             pods = await setup(client, cluster, args)
             await form_worlds(client, pods, args)
             term = await transitions(client)
-            before, cpu, began = await lag_buckets(session), cpu_s(pid), time.monotonic()
+            before, cpu, began = await lag_buckets(session), usage([pid]).cpu_s, time.monotonic()
             tally = Tally(seconds=[])
             await asyncio.gather(
                 beats(pods, args, tally),
@@ -335,8 +324,8 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
                 "beat_p99_ms": round(times[int(len(times) * 0.99)] * 1000, 1),
                 "loop_lag_p50_ms": quantile_ms(before, after, 0.5),
                 "loop_lag_p99_ms": quantile_ms(before, after, 0.99),
-                "operator_cpu_cores": round((cpu_s(pid) - cpu) / elapsed, 2),
-                "operator_rss_mb": round(rss_mb(pid), 1),
+                "operator_cpu_cores": round((usage([pid]).cpu_s - cpu) / elapsed, 2),
+                "operator_rss_mb": round(usage([pid]).peak_mb, 1),
                 "lease_transitions": await transitions(client) - term,
             }
 

@@ -48,8 +48,9 @@ def job_of(name: str) -> str | None:
     return job if job[:1] == "g" and job[1:].isdigit() and rest[:1] in ("", "-", ".") else None
 
 
-def training_jobs(pods: int, run_for_s: float) -> Kind:
-    """Our own, without a launcher: fake pods run no program that could beat."""
+def training_jobs(pods: int, run_for_s: float | None) -> Kind:
+    """Our own, without a launcher: fake pods run no program that could beat. Null: they run for ever."""
+    said = {} if run_for_s is None else {fakenodes.ANNOTATION_RUN_FOR: f"{run_for_s:g}s"}
 
     def manifest(name: str, namespace: str) -> Raw:
         return {
@@ -61,7 +62,7 @@ def training_jobs(pods: int, run_for_s: float) -> Kind:
                 "trainer": {"image": IMAGE, "command": ["train"], "numNodes": pods},
                 "scheduling": {"assemblyTimeoutSeconds": 3600},
                 "podTemplateOverrides": {
-                    "metadata": {"annotations": {fakenodes.ANNOTATION_RUN_FOR: f"{run_for_s:g}s"}},
+                    "metadata": {"annotations": said},
                     "spec": {
                         "nodeSelector": fakenodes.NODE_SELECTOR,
                         "tolerations": [fakenodes.TOLERATION],

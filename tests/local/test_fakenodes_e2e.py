@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from mlenv_api import names
-from mlenv_local import Cluster, fakenodes, needs
+from mlenv_local import Cluster, LocalError, fakenodes, needs
+from mlenv_local.cli import app
 from mlenv_local.shell import wait_until
 from mlenv_operator.core.project import project_node, project_pod
 
@@ -86,6 +88,10 @@ def test_fake_nodes_are_ready_and_have_what_they_should(cluster: Cluster) -> Non
     for name in cluster.layout.fake_node_names:
         capacity = cluster.kubectl.get("node", name)["status"]["allocatable"]
         assert (capacity["pods"], capacity["nvidia.com/gpu"]) == (str(fakenodes.PODS_PER_NODE), "2")
+    shown = CliRunner().invoke(app, ["status", "--name", cluster.name])
+    assert "Nodes that are Ready: node-1; fake ones: 3 of 3\n" in shown.output
+    with pytest.raises(LocalError, match="has fake_nodes=3, not 4: take it down first"):
+        cluster.up(fake_nodes=4)
 
 
 def test_what_does_not_ask_for_a_fake_node_stays_off_it(cluster: Cluster) -> None:
