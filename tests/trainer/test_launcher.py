@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rig import STOP, WAYS, Launcher, until, world
 
+from mlenv.launch.nudges import DEAF_SECONDS
 from mlenv_api import names
 from mlenv_api.protocol import LauncherPhase, Order
 
@@ -287,6 +289,45 @@ def test_nothing_printed_is_lost(rig: Rig, server: Server, way: str) -> None:
     assert sum(map(len, re.findall(rb"xx+", data))) == 40000
     assert b"[a1 r0] last\n" in data
     assert all(line.startswith((b"[a1 r0] ", b"[mlenv] ")) for line in data.splitlines())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_nudge_makes_it_ask_now(rig: Rig, server: Server, address: str) -> None:
+    launcher = rig.launch("sleep", "600", urls=server.url, MLENV_POD_IP=address)
+    run_to(server, launcher)
+    server.say("p0", 1, world=world(), next_beat_seconds=300)
+    port = wait_phase(server, launcher, LauncherPhase.RUNNING, 1).nudge_port
+    assert port is not None
+    for attempt in (2, 3):  # the second one comes while it may still be deaf from the first
+        server.say("p0", attempt, world=world(), next_beat_seconds=300)
+        nudge(address, port)
+        wait_phase(server, launcher, LauncherPhase.RUNNING, attempt)
+
+
+def test_a_flood_of_nudges_is_no_flood_of_beats(rig: Rig, server: Server) -> None:
+    launcher = rig.launch("sleep", "600", urls=server.url)
+    run_to(server, launcher)
+    server.say("p0", 1, world=world(), next_beat_seconds=300)
+    port = wait_phase(server, launcher, LauncherPhase.RUNNING, 1).nudge_port
+    assert port is not None
+    before, begin = len(server.beats["p0"]), time.monotonic()
+    for _ in range(20000):
+        nudge("127.0.0.1", port, b"x" * 100)
+    until(lambda: len(server.beats["p0"]) > before, "a beat")
+    beats, seconds = len(server.beats["p0"]) - before, time.monotonic() - begin
+    assert beats <= 2 + seconds / DEAF_SECONDS
+
+
+def nudge(address: str, port: int, data: bytes = b"") -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(data, (address, port))
+
+
+def test_without_an_address_to_listen_on_it_beats_all_the_same(rig: Rig, server: Server) -> None:
+    launcher = rig.launch("true", urls=server.url, index=1, nodes=2, MLENV_POD_IP="192.0.2.1")
+    server.say("p0", 1, world=world(nodes=2, rank=1))
+    assert wait_phase(server, launcher, LauncherPhase.SUCCEEDED, 1).nudge_port is None
 
 
 def test_progress_travels_with_the_beat(rig: Rig, server: Server) -> None:

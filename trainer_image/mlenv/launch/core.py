@@ -112,7 +112,13 @@ def step(setup: Setup, state: State, event: Event) -> tuple[State, Commands]:
     return after, (*commands, *more)
 
 
-def beat(state: State, now: datetime, progress: protocol.Progress | None, version: str) -> protocol.Beat:
+def beat(
+    state: State,
+    now: datetime,
+    progress: protocol.Progress | None,
+    version: str,
+    nudge_port: int | None = None,
+) -> protocol.Beat:
     """What to tell the operator about `state`."""
     return protocol.Beat(
         protocol=protocol.PROTOCOL,
@@ -121,6 +127,7 @@ def beat(state: State, now: datetime, progress: protocol.Progress | None, versio
         attempt=state.attempt,
         phase=state.phase,
         port=state.port,
+        nudge_port=nudge_port,
         progress=progress,
         evidence=state.evidence,
         time=now,

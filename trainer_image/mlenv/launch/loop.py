@@ -36,6 +36,7 @@ from mlenv.launch.events import (
     TimeUp,
 )
 from mlenv.launch.forks import ForkServer, offered
+from mlenv.launch.nudges import DEAF_SECONDS, Nudges
 from mlenv.launch.store import Stores, free_port
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 RESTART_STORE: Final = "restart-store"
+LISTEN: Final = "listen"
 RESTART_FORKS: Final = "restart-fork-server"
 STORE_SECONDS: Final = 5.0
 TERMINATION_LOG: Final = Path("/dev/termination-log")
@@ -68,6 +70,7 @@ class Loop:
         self._inbox: queue.SimpleQueue[Answered | Say] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._beats: Beats | None = None
+        self._nudges: Nudges | None = None
         self._stores: Stores | None = None
         self._forks: ForkServer | None = None
         self._said: set[str] = set()
@@ -104,7 +107,8 @@ class Loop:
             except OSError as error:
                 self._say(f"no progress will be told: {cfg.run_dir} cannot be made ({error})")
         if cfg.urls:
-            self._beats = Beats(cfg.urls, cfg.token_file, cfg.run_dir, self._tell)
+            self._nudges = Nudges(self._pipes.selector, cfg.address)
+            self._beats = Beats(cfg.urls, cfg.token_file, cfg.run_dir, self._tell, self._nudges.port)
             self._beats.start()
         if cfg.index == 0 and not cfg.alone:
             self._stores = Stores(self._pipes, cfg.address, self._events.append)
@@ -144,9 +148,18 @@ class Loop:
         for key, _ in self._pipes.selector.select(None if first is None else max(0.0, first - now)):
             if key.data is None:
                 self._woken()
+            elif key.data is self._nudges:
+                self._nudged()
             elif key.data.fd >= 0:  # what another event of this round has not closed
                 self._pipes.pump(key.data)
         self._ring()
+
+    def _nudged(self) -> None:
+        assert self._nudges is not None
+        assert self._beats is not None
+        self._nudges.heard()
+        self._timers[LISTEN] = time.monotonic() + DEAF_SECONDS
+        self._beats.post(self._state, now=True)
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -186,6 +199,8 @@ class Loop:
             del self._timers[name]
             if name == RESTART_STORE and self._stores:
                 self._stores.start()
+            elif name == LISTEN and self._nudges:
+                self._nudges.listen()
             elif name == RESTART_FORKS and self._forks:
                 self._forks.start()
             else:
