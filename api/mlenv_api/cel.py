@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlenv_api.names import MAX_JOB_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES
+from mlenv_api.names import MAX_JOB_NAME, OPEN_ENV, RESERVED_ENV, RESERVED_ENV_PREFIXES
 
 INVALID: Final = "FieldValueInvalid"
 FORBIDDEN: Final = "FieldValueForbidden"
@@ -65,10 +65,11 @@ def frozen_unless_suspended(field: str, *, optional: bool) -> Rule:
 
 def _reserved_env() -> Rule:
     names = tuple(sorted(RESERVED_ENV))
+    free = quoted(tuple(sorted(OPEN_ENV)))
     prefixes = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
     which = f"{', '.join(names)} and all that begin with {', '.join(RESERVED_ENV_PREFIXES)}"
     return Rule(
-        rule=f"!(self.name in {quoted(names)} || {prefixes})",
+        rule=f"self.name in {free} || !(self.name in {quoted(names)} || {prefixes})",
         message=f"the platform sets this variable itself; reserved are {which}: choose another name",
         path=".name",
         reason=FORBIDDEN,

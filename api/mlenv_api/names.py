@@ -83,6 +83,9 @@ ENV_NUM_PROC_PER_NODE: Final = "MLENV_NUM_PROC_PER_NODE"
 """Ranks per pod."""
 ENV_TERMINATION_GRACE_SECONDS: Final = "MLENV_TERMINATION_GRACE_SECONDS"
 """Seconds between SIGTERM and SIGKILL of the pod."""
+# Environment that a job may set, to tell its launcher how to work.
+ENV_FORK_SERVER: Final = "MLENV_FORK_SERVER"
+"""Yours to set: 0 has every rank started as a new Python, and none forked from one with torch imported."""
 # Environment that the launcher adds for its ranks, beside torchrun's own (RANK, WORLD_SIZE, ...).
 ENV_ATTEMPT: Final = "MLENV_ATTEMPT"
 """Number of the attempt, from 1; only ranks have it."""
@@ -103,7 +106,9 @@ RESERVED_ENV: Final = frozenset(
 )
 """Names that a job may not set, because the platform does."""
 RESERVED_ENV_PREFIXES: Final = ("MLENV_", "PET_", "TORCHELASTIC_")
-"""No job may set a variable that begins so."""
+"""No job may set a variable that begins so, but those in OPEN_ENV."""
+OPEN_ENV: Final = frozenset({ENV_FORK_SERVER})
+"""Names that a job may set all the same."""
 
 MAX_JOB_NAME: Final = 52
 """A pod is named ``<job>-<index>-<incarnation>`` and a host name has at most 63 characters."""

@@ -102,6 +102,8 @@ class Beat(Model):
     phase: LauncherPhase = LauncherPhase.WAITING
     port: int | None = Field(default=None, ge=1, le=65535)
     """Port of the store that this launcher hosts (index 0 only)."""
+    nudge_port: int | None = Field(default=None, ge=1, le=65535)
+    """UDP port on the pod's address; an empty datagram to it makes this launcher ask now."""
     progress: Progress | None = None
     evidence: tuple[Evidence, ...] = Field(default=(), max_length=64)
     time: AwareDatetime

@@ -143,7 +143,7 @@ def _constants() -> Iterator[str]:
     yield _names("## Environment of the trainer container\n", "Variable", ("ENV_",))
     yield (
         f"Reserved, in jobs and environments: {_words(sorted(names.RESERVED_ENV))}, and every name that"
-        f" begins with {_words(names.RESERVED_ENV_PREFIXES)}."
+        f" begins with {_words(names.RESERVED_ENV_PREFIXES)}, but for {_words(sorted(names.OPEN_ENV))}."
     )
     yield _enum("## Exit codes\n", "Code", ExitCode)
 

@@ -28,6 +28,7 @@ from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.kopf_app import build_registry, run_kopf
 from mlenv_operator.adapters.metrics import ApiReport, LoopLag, Metrics, QueueReport
 from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.nudges import Nudges
 from mlenv_operator.adapters.observe import Observer, owners_on
 from mlenv_operator.adapters.overlay import Overlay
 from mlenv_operator.adapters.pace import Pace
@@ -116,7 +117,7 @@ def build(settings: Settings, transport: Transport, metrics: Metrics) -> Parts:
         state=state,
         observer=observer,
         launchers=Launchers(lease, queue, state, core),
-        reconciler=Reconciler(client, queue, state, observer, recorder),
+        reconciler=Reconciler(client, queue, state, observer, recorder, nudges=Nudges(state, metrics)),
         sweep=Sweep(client, queue, state, interval_s=settings.sweep_interval_s),
         stop=asyncio.Event(),
     )

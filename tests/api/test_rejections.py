@@ -76,7 +76,7 @@ REJECTED = {
         f'spec.trainer.resourcesPerNode.requests[cpu]: Invalid value: "many": {QUANTITY}',
     ),
     "reserved variable": (
-        env({"name": "OK", "value": "1"}, {"name": "RANK", "value": "0"}),
+        env({"name": names.ENV_FORK_SERVER, "value": "0"}, {"name": "RANK", "value": "0"}),
         f"spec.trainer.env[1].name: Forbidden: RANK is set by the platform itself; {RESERVED}",
     ),
     "reserved prefix": (

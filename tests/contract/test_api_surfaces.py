@@ -58,6 +58,7 @@ def constants() -> Iterator[str]:
         if name.isupper() and isinstance(value, (str, int)):
             yield f"{name}={value}"
     yield f"RESERVED_ENV={','.join(sorted(names.RESERVED_ENV))}"
+    yield f"OPEN_ENV={','.join(sorted(names.OPEN_ENV))}"
     yield f"RESERVED_ENV_PREFIXES={','.join(names.RESERVED_ENV_PREFIXES)}"
 
 

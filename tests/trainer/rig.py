@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEADLINE = 60.0
+READY = "the fork server is ready"
+WAYS = {"exec": {"MLENV_FORK_SERVER": "0"}, "fork": {}}
+"""How a launcher may start its ranks, and the environment that says so."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -48,6 +51,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 server._handle(self)
@@ -133,6 +137,21 @@ class Launcher:
         """Its exit code, once it ended."""
         return self.process.wait(DEADLINE)
 
+    def wait_for_forks(self) -> int:
+        """The process id of its fork server, once that is ready."""
+        return int(until(self.fork_server, "the fork server"))
+
+    def fork_server(self) -> int | None:
+        """The process id of its fork server, if that is ready; it names itself shortly before."""
+        for pid in self.children():
+            with contextlib.suppress(OSError):  # it has just ended
+                if (
+                    READY in self.text()
+                    and b"mlenv: fork server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                ):
+                    return pid
+        return None
+
     def children(self) -> dict[int, str]:
         """Its children: the state (R, S, Z, ...) of each."""
         found = {}
@@ -168,9 +187,10 @@ class Rig:
         index: int = 0,
         nodes: int = 1,
         procs: int = 1,
+        way: str | None = None,
         **env: str,
     ) -> Launcher:
-        """Start a launcher as a pod would."""
+        """Start a launcher as a pod would; with `way`, it starts ranks so, and can do it now."""
         run_dir = self.folder / pod
         run_dir.mkdir()
         token = self.folder / f"{pod}.token"
@@ -185,8 +205,10 @@ class Rig:
             names.ENV_POD_IP: "127.0.0.1",
             names.ENV_JOB_UID: "uid-1",
         }
-        process, log = self.start([*program], pod, {**variables, **env})
+        process, log = self.start([*program], pod, {**variables, **env, **WAYS.get(way or "", {})})
         self.launchers.append(Launcher(process, pod, run_dir, token, log))
+        if way == "fork":
+            self.launchers[-1].wait_for_forks()
         return self.launchers[-1]
 
     def start(self, argv: list[str], name: str, env: dict[str, str]) -> tuple[subprocess.Popen[bytes], Path]:

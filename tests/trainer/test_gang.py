@@ -10,7 +10,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rig import STOP, until, world
+import pytest
+from rig import STOP, WAYS, until, world
 
 from mlenv_api.protocol import LauncherPhase
 
@@ -51,10 +52,12 @@ print("weight", net.module.weight.tolist(), flush=True)
 """
 
 
-def two(rig: Rig, server: Server) -> list[Launcher]:
+def two(rig: Rig, server: Server, way: str) -> list[Launcher]:
     script = rig.folder / "gang.py"
     script.write_text(PROGRAM)
-    return [rig.launch(str(script), urls=server.url, pod=f"p{i}", index=i, nodes=2) for i in range(2)]
+    return [
+        rig.launch(str(script), urls=server.url, pod=f"p{i}", index=i, nodes=2, way=way) for i in range(2)
+    ]
 
 
 def give_world(server: Server, attempt: int, port: int | None, stored: int = 0) -> None:
@@ -76,8 +79,9 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_world_forms_breaks_and_forms_again_in_the_same_pods(rig: Rig, server: Server) -> None:
-    first, second = two(rig, server)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_world_forms_breaks_and_forms_again_in_the_same_pods(rig: Rig, server: Server, way: str) -> None:
+    first, second = two(rig, server, way)
     for i in range(2):
         server.say(f"p{i}", 1)
     port = server.wait("p0", lambda b: b.port is not None, "the store's port").port

@@ -8,13 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import STOP, Launcher, until, world
+from rig import STOP, WAYS, Launcher, until, world
 
+from mlenv.launch.nudges import DEAF_SECONDS
 from mlenv_api import names
 from mlenv_api.protocol import LauncherPhase, Order
 
@@ -51,8 +53,10 @@ def run_to(server: Server, launcher: Launcher, attempt: int = 1, **shape: int) -
     server.say(launcher.pod, attempt, world=world(**shape))
 
 
-def test_a_crash_is_cured_in_place(rig: Rig, server: Server) -> None:
-    launcher = rig.launch(sys.executable, "-c", CRASH_ONCE, urls=server.url)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_crash_is_cured_in_place(rig: Rig, server: Server, way: str) -> None:
+    (rig.folder / "crash.py").write_text(CRASH_ONCE)
+    launcher = rig.launch("crash.py", urls=server.url, way=way)
     run_to(server, launcher)
     failed = wait_phase(server, launcher, LauncherPhase.FAILED, 1)
     (evidence,) = failed.evidence
@@ -83,9 +87,21 @@ def test_evidence_is_repeated_until_stored(rig: Rig, server: Server) -> None:
     assert launcher.exit_code() == 3
 
 
-def test_one_failure_ends_the_peers_of_the_node(rig: Rig, server: Server) -> None:
-    program = "echo $$ > pid.$LOCAL_RANK; [ $LOCAL_RANK = 1 ] && exit 5; sleep 600 & wait"
-    launcher = rig.launch("sh", "-c", program, urls=server.url, index=1, nodes=2, procs=2)
+LONE = """
+import os, subprocess
+rank = os.environ["LOCAL_RANK"]
+with open(f"pid.{rank}", "w") as file:
+    file.write(str(os.getpid()))
+if rank == "1":
+    os._exit(5)
+subprocess.run(["sleep", "600"])
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_failure_ends_the_peers_of_the_node(rig: Rig, server: Server, way: str) -> None:
+    (rig.folder / "lone.py").write_text(LONE)
+    launcher = rig.launch("lone.py", urls=server.url, index=1, nodes=2, procs=2, way=way)
     run_to(server, launcher, nodes=2, rank=1, procs=2)
     beat = server.wait("p0", lambda b: len(b.evidence) == 2, "both ranks' ends")
     assert [(e.rank, e.local_rank, e.own, e.exit_code, e.signal) for e in beat.evidence] == [
@@ -94,7 +110,18 @@ def test_one_failure_ends_the_peers_of_the_node(rig: Rig, server: Server) -> Non
     ]
     assert beat.phase is LauncherPhase.FAILED
     assert not alive(int((rig.folder / "pid.0").read_text()))
-    until(lambda: launcher.children() == {}, "no child")
+    until(lambda: launcher.children().keys() <= {launcher.fork_server()}, "no rank")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_python_program_saves_at_sigterm(rig: Rig, server: Server, way: str) -> None:
+    program = "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(76))\n"
+    (rig.folder / "saves.py").write_text(program + "open('up', 'w')\nwhile True: signal.pause()")
+    launcher = rig.launch("saves.py", urls=server.url, way=way)
+    run_to(server, launcher)
+    until((rig.folder / "up").exists, "the program")
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.exit_code() == 76
 
 
 @pytest.mark.parametrize(
@@ -245,14 +272,16 @@ def test_a_renewed_token_is_used(rig: Rig, server: Server) -> None:
     server.wait("renewed", lambda b: b.attempt == 1, "the new token")
 
 
-def test_nothing_printed_is_lost(rig: Rig, server: Server) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_printed_is_lost(rig: Rig, server: Server, way: str) -> None:
     program = (
         "import sys, os\n"
         "for i in range(20000): sys.stdout.buffer.write(b'%d \\xff\\n' % i)\n"
         "sys.stdout.buffer.write(b'x' * 40000 + b'\\n' + b'last')\n"
         "sys.stdout.flush(); os.kill(os.getpid(), 9)\n"
     )
-    launcher = rig.launch(sys.executable, "-c", program, urls=server.url)
+    (rig.folder / "prints.py").write_text(program)
+    launcher = rig.launch("prints.py", urls=server.url, way=way)
     run_to(server, launcher)
     wait_phase(server, launcher, LauncherPhase.FAILED, 1)
     data = launcher.log.read_bytes()
@@ -260,6 +289,45 @@ def test_nothing_printed_is_lost(rig: Rig, server: Server) -> None:
     assert sum(map(len, re.findall(rb"xx+", data))) == 40000
     assert b"[a1 r0] last\n" in data
     assert all(line.startswith((b"[a1 r0] ", b"[mlenv] ")) for line in data.splitlines())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_nudge_makes_it_ask_now(rig: Rig, server: Server, address: str) -> None:
+    launcher = rig.launch("sleep", "600", urls=server.url, MLENV_POD_IP=address)
+    run_to(server, launcher)
+    server.say("p0", 1, world=world(), next_beat_seconds=300)
+    port = wait_phase(server, launcher, LauncherPhase.RUNNING, 1).nudge_port
+    assert port is not None
+    for attempt in (2, 3):  # the second one comes while it may still be deaf from the first
+        server.say("p0", attempt, world=world(), next_beat_seconds=300)
+        nudge(address, port)
+        wait_phase(server, launcher, LauncherPhase.RUNNING, attempt)
+
+
+def test_a_flood_of_nudges_is_no_flood_of_beats(rig: Rig, server: Server) -> None:
+    launcher = rig.launch("sleep", "600", urls=server.url)
+    run_to(server, launcher)
+    server.say("p0", 1, world=world(), next_beat_seconds=300)
+    port = wait_phase(server, launcher, LauncherPhase.RUNNING, 1).nudge_port
+    assert port is not None
+    before, begin = len(server.beats["p0"]), time.monotonic()
+    for _ in range(20000):
+        nudge("127.0.0.1", port, b"x" * 100)
+    until(lambda: len(server.beats["p0"]) > before, "a beat")
+    beats, seconds = len(server.beats["p0"]) - before, time.monotonic() - begin
+    assert beats <= 2 + seconds / DEAF_SECONDS
+
+
+def nudge(address: str, port: int, data: bytes = b"") -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(data, (address, port))
+
+
+def test_without_an_address_to_listen_on_it_beats_all_the_same(rig: Rig, server: Server) -> None:
+    launcher = rig.launch("true", urls=server.url, index=1, nodes=2, MLENV_POD_IP="192.0.2.1")
+    server.say("p0", 1, world=world(nodes=2, rank=1))
+    assert wait_phase(server, launcher, LauncherPhase.SUCCEEDED, 1).nudge_port is None
 
 
 def test_progress_travels_with_the_beat(rig: Rig, server: Server) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mlenv
-from mlenv import page
-from mlenv.launch import config, procs
+from mlenv import forkserver, page
+from mlenv.launch import config, procs, programs
 from mlenv.launch.logs import MAX_LINE, Lines, mask, root_cause
 from mlenv.launch.route import MAX_HOPS, Route
 from mlenv_api.protocol import Progress
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 A, B, C = "http://a:1", "http://b:1", "http://c:1"
 
@@ -71,8 +69,88 @@ class TestConfig:
         assert config.rank_env(cfg, {}, 1, 0, shape)["OMP_NUM_THREADS"] == "2"
         assert config.rank_env(cfg, {"OMP_NUM_THREADS": "7"}, 1, 0, shape)["OMP_NUM_THREADS"] == "7"
 
+    @pytest.mark.parametrize(("said", "fork"), [("", True), ("1", True), ("0", False), ("False", False)])
+    def test_forking_can_be_turned_off(self, said: str, fork: object) -> None:
+        assert config.read(["x"], {"MLENV_FORK_SERVER": said}).fork is fork
+
     def test_at_least_one_cpu(self) -> None:
         assert config.cpus() >= 1
+
+
+class TestPrograms:
+    PYTHON = sys.executable
+    ENV: ClassVar = {"PATH": str(Path(sys.executable).parent), "PYTHONUNBUFFERED": "1"}
+
+    @pytest.mark.parametrize(
+        ("argv", "script", "module", "args"),
+        [
+            ((PYTHON, "a.py", "-O"), "a.py", "", ("-O",)),
+            (("python", "dir/a.py"), "dir/a.py", "", ()),
+            (("python3", "-u", "a.py", "x"), "a.py", "", ("x",)),
+            (("python", "-m", "pkg.mod", "-m"), "", "pkg.mod", ("-m",)),
+        ],
+    )
+    def test_python_programs(
+        self, argv: tuple[str, ...], script: str, module: str, args: tuple[str, ...]
+    ) -> None:
+        found = programs.parse(argv, self.ENV, self.PYTHON)
+        assert found == programs.Program(argv, script, module, args)
+
+    @pytest.mark.parametrize(
+        ("argv", "why"),
+        [
+            (("sh", "-c", "python a.py"), "sh is not"),
+            (("no-such-program",), "no-such-program is not"),
+            (("python", "-O", "a.py"), "option -O"),
+            (("python", "-X", "dev", "a.py"), "option -X"),
+            (("python", "-Werror", "a.py"), "option -Werror"),
+            (("python", "-c", "pass"), "option -c"),
+            (("python", "-"), "option -"),
+            (("python", "-m"), "option -m"),
+            (("python",), "no script"),
+            (("python", "folder"), "folder is no .py file"),
+        ],
+    )
+    def test_others_are_left_alone(self, argv: tuple[str, ...], why: str) -> None:
+        assert why in str(programs.parse(argv, {**self.ENV, "PATH": f"{self.ENV['PATH']}:/bin"}, self.PYTHON))
+
+    def test_python_of_another_environment_is_another_python(self, tmp_path: Path) -> None:
+        (tmp_path / "python").symlink_to(Path(self.PYTHON).resolve())
+        assert "is not" in str(programs.parse((str(tmp_path / "python"), "a.py"), self.ENV, self.PYTHON))
+
+    def test_unbuffered_is_an_option_where_python_does_buffer(self) -> None:
+        assert "option -u" in str(
+            programs.parse(("python", "-u", "a.py"), {"PATH": self.ENV["PATH"]}, self.PYTHON)
+        )
+
+    @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "PYTHONHASHSEED", "LD_PRELOAD", "TORCH_LOGS", "ANY"])
+    def test_variables_that_may_act_at_the_start_must_be_the_servers(self, name: str) -> None:
+        served = {"PATH": "/bin"}
+        assert name in programs.unlike(served, {**served, name: "1"})
+        assert name in programs.unlike({**served, name: "1"}, served)
+
+    def test_what_the_launcher_sets_for_a_rank_does_not_matter(self) -> None:
+        cfg = config.read(["x"], {"MLENV_RUN_DIR": "/run"})
+        shape = config.RankShape(2, 1, 4, "127.0.0.1", 1, cpus=10)
+        base = {"PATH": "/bin", "MLENV_JOB_NAME": "j"}
+        wanted = config.rank_env(cfg, base, 3, 2, shape)
+        assert programs.unlike(config.base_env(base, 10, 4), wanted) == ""
+        assert "OMP_NUM_THREADS" in programs.unlike(config.base_env(base, 4, 4), wanted)
+
+    def test_small_containers_have_no_server(self) -> None:
+        assert programs.too_small(None, 8) == ""
+        assert programs.too_small(3 << 29, 1) == ""
+        assert "1535 MiB is less than the 1536" in programs.too_small((3 << 29) - 1, 1)
+
+    def test_what_is_shadowed(self, tmp_path: Path) -> None:
+        imported = frozenset({"json", "queue", "tests"})
+        (tmp_path / "queue").mkdir()
+        (tmp_path / "json.txt").touch()
+        assert forkserver.shadowed(tmp_path, imported) == ""
+        assert forkserver.shadowed(Path(json.__file__).parents[1], imported) == ""
+        assert forkserver.shadowed(tmp_path / "nowhere", imported) == ""
+        (tmp_path / "queue" / "__init__.py").touch()
+        assert forkserver.shadowed(tmp_path, imported) == str(tmp_path / "queue")
 
 
 class TestRoute:

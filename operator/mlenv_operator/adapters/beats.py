@@ -74,7 +74,8 @@ class Launchers:
             return
         self._held += 1
         try:
-            await self._state.jobs.wait_change(key, HOLD_S)
+            with self._state.beats.held(view.uid):
+                await self._state.jobs.wait_change(key, HOLD_S)
         finally:
             self._held -= 1
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlenv_operator.core.answers import matters
 from mlenv_operator.core.world import BeatView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import timedelta
 
     from mlenv_api.protocol import Beat
@@ -24,10 +26,26 @@ class BeatStore:
         self._clock = clock
         self._beats: dict[str, BeatView] = {}
         self._live: set[str] = set()
+        self._held: Counter[str] = Counter()
 
     def is_live(self, pod_uid: str) -> bool:
         """Whether a pod of ours with this uid exists and has not finished."""
         return pod_uid in self._live
+
+    def is_held(self, pod_uid: str) -> bool:
+        """Whether an answer to this pod waits for the next change of its job."""
+        return self._held[pod_uid] > 0
+
+    @contextmanager
+    def held(self, pod_uid: str) -> Iterator[None]:
+        """An answer to this pod waits, as long as the block lasts."""
+        self._held[pod_uid] += 1
+        try:
+            yield
+        finally:
+            self._held[pod_uid] -= 1
+            if self._held[pod_uid] <= 0:
+                del self._held[pod_uid]
 
     def pod_changed(self, change: Change[PodView]) -> None:
         """Keep to the pods that exist."""

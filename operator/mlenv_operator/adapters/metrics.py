@@ -59,6 +59,7 @@ class Metrics:
         self.loop_lag = histogram("event_loop_lag_seconds", "By how much the event loop is late.", _LAG)
         self.jobs = gauge("jobs", "TrainingJobs, by phase.", "phase")
         self.beats = counter("beats_total", "Heartbeats of launchers, by how they were answered.", "result")
+        self.nudges = counter("nudges_total", "Datagrams to launchers of jobs that moved.", "result")
         self.token_reviews = counter("token_reviews_total", "TokenReviews, by result.", "result")
         self._refreshers: list[Callable[[], None]] = []
 

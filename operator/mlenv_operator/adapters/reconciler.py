@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mlenv_api.trainingjob import TrainingJobStatus
+    from mlenv_operator.adapters.nudges import Nudges
     from mlenv_operator.adapters.observe import Observer
     from mlenv_operator.adapters.recorder import Recorder
     from mlenv_operator.adapters.state import State
@@ -39,7 +40,14 @@ class Reconciler:
     """Carries a job one step further. What the API server cannot do now is raised, to be tried again."""
 
     def __init__(
-        self, client: Client, queue: Queue, state: State, observer: Observer, recorder: Recorder
+        self,
+        client: Client,
+        queue: Queue,
+        state: State,
+        observer: Observer,
+        recorder: Recorder,
+        *,
+        nudges: Nudges,
     ) -> None:
         self._client = client
         self._executor = Executor(client)
@@ -47,6 +55,7 @@ class Reconciler:
         self._state = state
         self._observer = observer
         self._recorder = recorder
+        self._nudges = nudges
 
     async def reconcile(self, key: JobKey) -> str:
         """Look once; what came of it, for the metric."""
@@ -79,6 +88,7 @@ class Reconciler:
         stored = await self._store(job, made.status)
         self._queue.add(key)
         if stored:
+            self._nudges.moved(key)
             # What was refused before is tried anew: a job that was suspended and corrected need not wait.
             self._state.rejections.accepted(key)
             self._state.pace.wrote(key)

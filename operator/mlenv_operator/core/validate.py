@@ -53,6 +53,8 @@ def _job_problems(name: str, spec: TrainingJobSpec) -> Iterator[str]:
 
 def _reserved(env: Iterable[EnvVar], where: str) -> Iterator[str]:
     for variable in env:
+        if variable.name in names.OPEN_ENV:
+            continue
         if variable.name in names.RESERVED_ENV or variable.name.startswith(names.RESERVED_ENV_PREFIXES):
             yield f"{where} sets {variable.name}, which the platform sets itself; use another name"
 

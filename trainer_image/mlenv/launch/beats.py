@@ -39,12 +39,14 @@ class Beats(threading.Thread):
         token_file: Path,
         run_dir: Path | None,
         tell: Callable[[Answered | Say], None],
+        nudge_port: int | None = None,
     ) -> None:
         super().__init__(name="beats", daemon=True)
         self._route = Route(urls)
         self._wire = Wire(token_file)
         self._run_dir = run_dir
         self._tell = tell
+        self._nudge_port = nudge_port
         self._state = core.State()
         self._kick = threading.Event()
         self._closed = False
@@ -81,7 +83,7 @@ class Beats(threading.Thread):
     def _beat(self) -> float:
         state = self._state
         progress = page.read(self._run_dir, state.attempt) if self._run_dir else None
-        beat = core.beat(state, datetime.now(UTC), progress, __version__)
+        beat = core.beat(state, datetime.now(UTC), progress, __version__, self._nudge_port)
         try:
             reply = self._wire.post(self._route.target, encode(beat))
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from mlenv.launch.logs import Lines, Tail
 from mlenv_api.conditions import Reason
@@ -36,12 +36,18 @@ class Child:
     """A process of ours, and the end of what it said."""
 
     pid: int
-    process: subprocess.Popen[bytes]
+    out: int
+    """Reading end of its standard output; `Pipes` owns both ends from `attach` on."""
+    err: int
+    process: subprocess.Popen[bytes] | None = None
+    """None for a process that was forked elsewhere."""
     tail: Tail = field(default_factory=Tail)
     streams: list[Stream] = field(default_factory=list)
 
     def reaped(self, code: int) -> None:
         """Its exit code is known: Popen need not look for it."""
+        if self.process is None:
+            return
         self.process.returncode = code
         if self.process.stdin:
             with contextlib.suppress(OSError):
@@ -103,8 +109,14 @@ class Pipes:
         stream.consume(stream.lines.close())
 
 
-def spawn(argv: Sequence[str], env: Mapping[str, str], *, stdin: int = subprocess.DEVNULL) -> Child:
-    """Start a program in a session of its own. Raises CannotStartError."""
+def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    keep: tuple[int, ...] = (),
+) -> Child:
+    """Start a program in a session of its own, with the descriptors `keep`. Raises CannotStartError."""
     _look_for_script(argv)
     try:
         process = subprocess.Popen(
@@ -115,6 +127,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], *, stdin: int = subproces
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
+            pass_fds=keep,
         )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CannotStartError(
@@ -128,7 +141,15 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], *, stdin: int = subproces
         ) from error
     except ValueError as error:
         raise CannotStartError(f"{argv[0]!r}: {error}", 126, Reason.COMMAND_NOT_FOUND) from error
-    return Child(process.pid, process)
+    return Child(process.pid, _take(process.stdout), _take(process.stderr), process)
+
+
+def _take(file: IO[bytes] | None) -> int:
+    """The descriptor of a pipe, which Popen's file object then does not close again."""
+    assert file is not None
+    fd = os.dup(file.fileno())
+    file.close()
+    return fd
 
 
 _NO_ROOM: Final = (11, 12)
@@ -146,21 +167,12 @@ def attach(
     pipes: Pipes, child: Child, out: Callable[[list[bytes]], None], err: Callable[[list[bytes]], None]
 ) -> None:
     """Read what `child` prints. Its standard error is remembered as evidence."""
-    process = child.process
-    assert process.stdout is not None
-    assert process.stderr is not None
 
     def keep(lines: list[bytes]) -> None:
         child.tail.add(lines)
         err(lines)
 
-    # The selector owns the descriptors from here: Popen's file objects must not close them again.
-    child.streams = [
-        pipes.add(os.dup(process.stdout.fileno()), out),
-        pipes.add(os.dup(process.stderr.fileno()), keep),
-    ]
-    process.stdout.close()
-    process.stderr.close()
+    child.streams = [pipes.add(child.out, out), pipes.add(child.err, keep)]
 
 
 def writer(fd: int, prefix: bytes) -> Callable[[list[bytes]], None]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 KILL_MARGIN: Final = 2.0
 """Seconds before the kubelet's SIGKILL at which the launcher sends its own, to have time to report."""
+NO_LIMIT: Final = 1 << 60
+"""cgroup v1 says "no limit" with a number near 2**63."""
 USAGE: Final = "usage: python -m mlenv.launch [--nproc-per-node N] [--] program [args ...]"
 
 
@@ -39,6 +41,8 @@ class Config:
     job_uid: str
     grace: float
     """Seconds from SIGTERM to SIGKILL for the ranks."""
+    fork: bool = True
+    """Whether ranks may be forked from a process that has torch imported."""
 
     @property
     def alone(self) -> bool:
@@ -63,8 +67,12 @@ def read(argv: Sequence[str], env: Mapping[str, str]) -> Config:
         run_dir=Path(run_dir) if run_dir else None,
         address=env.get(names.ENV_POD_IP) or "127.0.0.1",
         job_uid=env.get(names.ENV_JOB_UID) or f"local-{os.getpid()}",
+        fork=env.get(names.ENV_FORK_SERVER, "").strip().lower() not in _NO,
         grace=max(1.0, _number(env, names.ENV_TERMINATION_GRACE_SECONDS, 30, least=0) - KILL_MARGIN),
     )
+
+
+_NO: Final = ("0", "false", "no", "off")
 
 
 def _split(argv: list[str]) -> tuple[int | None, list[str]]:
@@ -123,15 +131,31 @@ def _words(path: str) -> list[str]:
         return []
 
 
+def memory() -> int | None:
+    """Bytes of memory that this container may use; None when nobody limits it."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        words = _words(path)
+        if words and words[0].isdigit() and int(words[0]) < NO_LIMIT:
+            return int(words[0])
+    return None
+
+
+def base_env(base: Mapping[str, str], cpus: int, procs: int) -> dict[str, str]:
+    """What all ranks of a node have in common, and what acts when their Python starts."""
+    return {
+        "OMP_NUM_THREADS": str(max(1, cpus // procs)),
+        "PYTHONUNBUFFERED": "1",  # or the last lines of a killed rank are lost in its buffer
+        **base,
+    }
+
+
 def rank_env(
     config: Config, base: Mapping[str, str], attempt: int, local_rank: int, shape: RankShape
 ) -> dict[str, str]:
     """The environment of one rank: torchrun's names, so that a plain ``init_process_group()`` works."""
     world = shape.num_nodes * shape.procs
     env = {
-        "OMP_NUM_THREADS": str(max(1, shape.cpus // shape.procs)),
-        "PYTHONUNBUFFERED": "1",  # or the last lines of a killed rank are lost in its buffer
-        **base,
+        **base_env(base, shape.cpus, shape.procs),
         "RANK": str(shape.node_rank * shape.procs + local_rank),
         "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": str(world),

@@ -39,8 +39,12 @@ from mlenv_api.protocol import LauncherPhase, Order
 if TYPE_CHECKING:
     from datetime import datetime
 
-BROKEN_GRACE: Final = 2.0
-"""Seconds for ranks whose world is broken: no boundary comes at which they could save."""
+BROKEN_GRACE: Final = 0.5
+"""Seconds for ranks whose world is broken: no boundary comes at which they could save.
+
+A handler of theirs can flush what it holds. In a rank that waits in a collective it cannot even begin, since
+Python handles signals between its own instructions only; and the whole job waits for the last one.
+"""
 LINGER: Final = 600.0
 """Seconds that a launcher waits for ``stop`` after its ranks succeeded."""
 MAX_EVIDENCE: Final = 64
@@ -108,7 +112,13 @@ def step(setup: Setup, state: State, event: Event) -> tuple[State, Commands]:
     return after, (*commands, *more)
 
 
-def beat(state: State, now: datetime, progress: protocol.Progress | None, version: str) -> protocol.Beat:
+def beat(
+    state: State,
+    now: datetime,
+    progress: protocol.Progress | None,
+    version: str,
+    nudge_port: int | None = None,
+) -> protocol.Beat:
     """What to tell the operator about `state`."""
     return protocol.Beat(
         protocol=protocol.PROTOCOL,
@@ -117,6 +127,7 @@ def beat(state: State, now: datetime, progress: protocol.Progress | None, versio
         attempt=state.attempt,
         phase=state.phase,
         port=state.port,
+        nudge_port=nudge_port,
         progress=progress,
         evidence=state.evidence,
         time=now,

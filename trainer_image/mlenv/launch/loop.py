@@ -35,14 +35,20 @@ from mlenv.launch.events import (
     Timer,
     TimeUp,
 )
+from mlenv.launch.forks import ForkServer, offered
+from mlenv.launch.nudges import DEAF_SECONDS, Nudges
 from mlenv.launch.store import Stores, free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlenv.launch.config import Config
     from mlenv_api.protocol import Answer
 
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 RESTART_STORE: Final = "restart-store"
+LISTEN: Final = "listen"
+RESTART_FORKS: Final = "restart-fork-server"
 STORE_SECONDS: Final = 5.0
 TERMINATION_LOG: Final = Path("/dev/termination-log")
 
@@ -64,7 +70,11 @@ class Loop:
         self._inbox: queue.SimpleQueue[Answered | Say] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._beats: Beats | None = None
+        self._nudges: Nudges | None = None
         self._stores: Stores | None = None
+        self._forks: ForkServer | None = None
+        self._said: set[str] = set()
+        """Why ranks were not forked: each reason is worth one line."""
         self._local: Answer | None = None
         self._exit: int | None = None
 
@@ -97,13 +107,23 @@ class Loop:
             except OSError as error:
                 self._say(f"no progress will be told: {cfg.run_dir} cannot be made ({error})")
         if cfg.urls:
-            self._beats = Beats(cfg.urls, cfg.token_file, cfg.run_dir, self._tell)
+            self._nudges = Nudges(self._pipes.selector, cfg.address)
+            self._beats = Beats(cfg.urls, cfg.token_file, cfg.run_dir, self._tell, self._nudges.port)
             self._beats.start()
         if cfg.index == 0 and not cfg.alone:
             self._stores = Stores(self._pipes, cfg.address, self._events.append)
             self._stores.start()
+        self._begin_forks()
         self._open_store(0)
         self._react()
+
+    def _begin_forks(self) -> None:
+        server = offered(self._cfg, os.environ, self._pipes, self._say)
+        if isinstance(server, ForkServer):
+            self._forks = server
+            server.start()
+        else:
+            self._explain(server)
 
     def _finish(self) -> None:
         if self._beats:
@@ -128,9 +148,18 @@ class Loop:
         for key, _ in self._pipes.selector.select(None if first is None else max(0.0, first - now)):
             if key.data is None:
                 self._woken()
+            elif key.data is self._nudges:
+                self._nudged()
             elif key.data.fd >= 0:  # what another event of this round has not closed
                 self._pipes.pump(key.data)
         self._ring()
+
+    def _nudged(self) -> None:
+        assert self._nudges is not None
+        assert self._beats is not None
+        self._nudges.heard()
+        self._timers[LISTEN] = time.monotonic() + DEAF_SECONDS
+        self._beats.post(self._state, now=True)
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -158,6 +187,11 @@ class Loop:
         elif self._stores and pid == self._stores.pid:
             delay = 0.0 if self._stores.ended(code) else STORE_SECONDS
             self._timers[RESTART_STORE] = time.monotonic() + delay
+        elif self._forks and pid == self._forks.pid:
+            again = self._forks.ended(code)
+            if again is not None:
+                self._say(f"the fork server ended with code {code}; it is started again in {again:.0f} s")
+                self._timers[RESTART_FORKS] = time.monotonic() + again
 
     def _ring(self) -> None:
         now = time.monotonic()
@@ -165,6 +199,10 @@ class Loop:
             del self._timers[name]
             if name == RESTART_STORE and self._stores:
                 self._stores.start()
+            elif name == LISTEN and self._nudges:
+                self._nudges.listen()
+            elif name == RESTART_FORKS and self._forks:
+                self._forks.start()
             else:
                 self._events.append(TimeUp(Timer(name)))
 
@@ -194,7 +232,7 @@ class Loop:
                 for pid in list(self._ranks):
                     procs.signal_group(pid, number)
             case Clear():
-                self._clear(frozenset({self._stores.pid} if self._stores and self._stores.pid else ()))
+                self._clear(self._spared())
             case OpenStore(store):
                 self._open_store(store)
             case SetTimer() | CancelTimer():
@@ -232,25 +270,47 @@ class Loop:
             f"attempt {command.attempt}: node {world.node_rank} of {world.num_nodes}, "
             f"{world.num_proc_per_node} rank(s), store at {world.master_addr}:{world.master_port}"
         )
-        for local_rank in range(world.num_proc_per_node):
+        envs = [
+            config.rank_env(self._cfg, os.environ, command.attempt, local_rank, shape)
+            for local_rank in range(world.num_proc_per_node)
+        ]
+        left = self._start_by_fork(command.attempt, envs)
+        while left:
             try:
-                self._start_rank(command.attempt, local_rank, shape)
+                child = spawn(self._cfg.program, envs[left[0]])
             except CannotStartError as error:
                 self._say(str(error))
-                self._not_started(range(local_rank, world.num_proc_per_node), error)
+                self._not_started(left, error)
                 return
+            self._started(command.attempt, left.pop(0), child)
 
-    def _start_rank(self, attempt: int, local_rank: int, shape: config.RankShape) -> None:
-        env = config.rank_env(self._cfg, os.environ, attempt, local_rank, shape)
-        child = spawn(self._cfg.program, env)
-        prefix = f"[a{attempt} r{env['RANK']}] ".encode()
+    def _start_by_fork(self, attempt: int, envs: list[dict[str, str]]) -> list[int]:
+        """The local ranks that have to be started in another way."""
+        if self._forks is None:
+            return list(range(len(envs)))
+        left, why = self._forks.fork(envs, lambda rank, child: self._started(attempt, rank, child))
+        self._explain(why)
+        return list(left)
+
+    def _started(self, attempt: int, local_rank: int, child: Child) -> None:
+        rank = self._state.first_rank + local_rank
+        prefix = f"[a{attempt} r{rank}] ".encode()
         attach(self._pipes, child, writer(1, prefix), writer(2, prefix))
         self._ranks[child.pid] = (local_rank, child)
 
-    def _not_started(self, local_ranks: range, error: CannotStartError) -> None:
+    def _explain(self, why: str) -> None:
+        if why and why not in self._said:
+            self._said.add(why)
+            self._say(f"ranks are started as new Pythons, not forked: {why}")
+
+    def _not_started(self, local_ranks: Sequence[int], error: CannotStartError) -> None:
         now = datetime.now(UTC)
         for local_rank in local_ranks:
             self._events.append(RankEnded(local_rank, error.code, now, str(error), error.reason))
+
+    def _spared(self) -> frozenset[int]:
+        pids = (self._stores and self._stores.pid, self._forks and self._forks.pid)
+        return frozenset(pid for pid in pids if pid)
 
     def _clear(self, spared: frozenset[int]) -> None:
         for pid, code in procs.kill_descendants(spared).items():

@@ -67,7 +67,7 @@ class Stores:
         return self._failures < TRIES
 
     def _order(self) -> None:
-        pipe = self._child.process.stdin if self._child else None
+        pipe = self._child.process.stdin if self._child and self._child.process else None
         if pipe:
             with contextlib.suppress(OSError):  # it has just ended, and gets this when it is started again
                 pipe.write(json.dumps({"store": self._store, "port": self._port}).encode() + b"\n")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from mlenv_api import names
+from mlenv_api.protocol import Beat
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.caches import build_caches
 from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.nudges import Nudges
 from mlenv_operator.adapters.observe import Observer
 from mlenv_operator.adapters.overlay import Overlay
 from mlenv_operator.adapters.pace import Pace
@@ -68,7 +72,9 @@ class Shell:
         self.queue = Queue()
         observer = Observer(self.state, operator_urls=("http://10.0.0.1:8080",))
         recorder = Recorder(client, self.clock, "operator-0")
-        self.reconciler = Reconciler(client, self.queue, self.state, observer, recorder)
+        self.metrics = Metrics()
+        self.nudges = Nudges(self.state, self.metrics)
+        self.reconciler = Reconciler(client, self.queue, self.state, observer, recorder, nudges=self.nudges)
         self.sweep = Sweep(client, self.queue, self.state, interval_s=60)
 
     def submit(self, nodes: int = 2, **spec: Any) -> dict[str, Any]:
@@ -314,3 +320,83 @@ async def test_a_new_leader_reads_all_jobs_and_looks_at_each(shell: Shell) -> No
     await shell.sweep.read_jobs()
     assert set(shell.queue.now) == {KEY, JobKey("team", "other"), JobKey("team", "gone")}
     assert shell.state.jobs.get(JobKey("team", "gone")) is None
+
+
+class Pod:
+    """A launcher's ear, on a real socket."""
+
+    def __init__(self, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket.bind((host, 0))
+        self.socket.settimeout(30)
+        self.port = self.socket.getsockname()[1]
+
+    def silent(self) -> bool:
+        self.socket.settimeout(0)
+        try:
+            self.socket.recv(1)
+        except BlockingIOError:
+            return True
+        return False
+
+
+async def gang(shell: Shell, *hosts: str) -> list[str]:
+    """Pods that run at these addresses; their uids."""
+    shell.submit(nodes=len(hosts))
+    await shell.settle()
+    uids = []
+    for index, host in enumerate(hosts):
+        raw = shell.api.objects["pods", "team", f"ranker-{index}-0"]
+        status = {"phase": "Running", "podIP": host}
+        shell.state.caches.pods._feed(WatchEvent("ADDED", {**raw, "status": status}))
+        uids.append(raw["metadata"]["uid"])
+    return uids
+
+
+def hear(shell: Shell, uid: str, port: int | None) -> None:
+    beat = Beat(protocol=1, nudge_port=port, time=shell.clock.now())
+    shell.state.beats.record(uid, beat, timedelta(minutes=1))
+
+
+def nudged(shell: Shell, result: str) -> float:
+    return shell.metrics.registry.get_sample_value("mlenv_operator_nudges_total", {"result": result}) or 0.0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_stored_move_nudges_the_launchers_that_listen(shell: Shell, host: str) -> None:
+    uids = await gang(shell, *[host] * 4)
+    ears = [Pod(host) for _ in uids]
+    for uid, ear in zip(uids, ears, strict=True):
+        hear(shell, uid, ear.port)
+    hear(shell, uids[1], None)  # an older launcher
+    finished = {
+        **shell.api.objects["pods", "team", "ranker-2-0"],
+        "status": {"phase": "Failed", "podIP": host},
+    }
+    shell.state.caches.pods._feed(WatchEvent("MODIFIED", finished))
+    before = nudged(shell, "sent")
+    shell.edit(suspend=True)
+    with shell.state.beats.held(uids[3]):  # its answer comes by itself
+        assert await shell.reconciler.reconcile(KEY) == "moved"
+    assert ears[0].socket.recv(1) == b""
+    assert nudged(shell, "sent") == before + 1
+    assert all(ear.silent() for ear in ears)
+
+
+async def test_a_nudge_that_cannot_be_sent_holds_nothing_up(shell: Shell) -> None:
+    for uid in await gang(shell, "192.0.2.300", "not-an-address.invalid:"):
+        hear(shell, uid, 4711)
+    shell.edit(suspend=True)
+    assert await shell.reconciler.reconcile(KEY) == "moved"
+    assert (nudged(shell, "sent"), nudged(shell, "failed")) == (0, 2)
+
+
+async def test_what_does_not_move_nudges_nobody(shell: Shell) -> None:
+    uids = await gang(shell, "127.0.0.1")
+    await shell.settle()
+    ear = Pod("127.0.0.1")
+    hear(shell, uids[0], ear.port)
+    assert await shell.reconciler.reconcile(KEY) != "moved"
+    assert nudged(shell, "sent") == 0
+    assert ear.silent()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from worlds import NOW, ago, heard, pod, raw_job, raw_status, stamp, world
 
+from mlenv_api import names
 from mlenv_api.podtemplate import EnvironmentSpec, EnvVar
 from mlenv_api.protocol import LauncherPhase
 from mlenv_api.trainingjob import Condition, Trainer, TrainingJobSpec
@@ -167,10 +168,12 @@ def test_numbers_as_status_keeps_them(value: float, text: str) -> None:
 
 
 def test_an_invalid_spec_stalls_and_is_left_alone() -> None:
-    made = plan(World(now=NOW, job=parse_job(raw_job(trainer={"env": [{"name": "RANK", "value": "1"}]}))))
+    env = [{"name": name, "value": "1"} for name in (names.ENV_FORK_SERVER, "RANK")]
+    made = plan(World(now=NOW, job=parse_job(raw_job(trainer={"env": env}))))
     stalled = conditions(made)["Stalled"]
     assert (stalled.status, stalled.reason) == ("True", "InvalidSpec")
     assert "spec.trainer.env sets RANK, which the platform sets itself" in stalled.message
+    assert names.ENV_FORK_SERVER not in stalled.message
     assert made.status is not None
     assert made.status.attempt is None
     assert made.actions == ()
