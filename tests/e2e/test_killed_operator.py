@@ -387,4 +387,3 @@ def _each_pod_once(audit: AuditLog, job: Job, pods: int) -> None:
     made = Counter(one.name for one in ours if (one.verb, one.code) == ("create", 201))
     assert made.keys() <= {f"{job.name}-{index}-0" for index in range(pods)}
     assert made.total() == len(made), [str(one) for one in ours]
-    assert not [str(one) for one in ours if one.verb == "delete"], "a slot was made free"

@@ -50,8 +50,11 @@ def run(argv: Sequence[str], *, quiet: bool = False) -> Ended:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with the programs of the virtual environment found first."""
-    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    """This process's environment: programs of the virtual environment are found first, our own uv last."""
+    places = [str(BIN), os.environ.get("PATH", os.defpath)]
+    if uv := os.environ.get("MLENV_UV"):
+        places.append(str(Path(uv).parent))
+    return os.environ | {"PATH": os.pathsep.join(places)}
 
 
 def _program(name: str) -> str:

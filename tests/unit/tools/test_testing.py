@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from tasks import checks, testing, verdict  # noqa: E402
-from tasks.process import Ended  # noqa: E402
+from tasks.process import Ended, environment  # noqa: E402
 from tasks.tiers import TIERS, Counts, Tier, read_counts  # noqa: E402
 from tasks.verdict import Result, judge  # noqa: E402
 
@@ -121,3 +121,13 @@ def test_a_failing_check_shows_its_output_and_its_cure(
     shown = capsys.readouterr().out
     assert "line 3 is wrong" in shown
     assert "mend it with: mend it" in shown
+
+
+def test_what_a_task_starts_finds_the_environment_first_and_our_own_uv_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setenv("MLENV_UV", "/cache/uv-1/bin/uv")
+    assert environment()["PATH"] == f"{Path(sys.executable).parent}:/usr/bin:/cache/uv-1/bin"
+    monkeypatch.delenv("MLENV_UV")
+    assert environment()["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
