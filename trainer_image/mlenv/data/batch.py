@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 from mlenv.data.columns import Jagged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from mlenv.data.columns import Column, Columns
     from mlenv.data.mix import Indices
 
@@ -51,7 +52,10 @@ class Batch(dict[str, Feature]):
     """A dict of features; `ids` are the samples' numbers in the data set, on the CPU."""
 
     def __init__(
-        self, features: Mapping[str, Feature] | Iterable[tuple[str, Feature]] = (), *, ids: Indices | None = None
+        self,
+        features: Mapping[str, Feature] | Iterable[tuple[str, Feature]] = (),
+        *,
+        ids: Indices | None = None,
     ) -> None:
         super().__init__(features)
         self.ids = np.zeros(0, np.int64) if ids is None else ids

@@ -37,9 +37,7 @@ def rows(column: Column) -> int:
 
 def size(column: Column) -> int:
     """Bytes that it takes."""
-    return (
-        column.values.nbytes + column.offsets.nbytes if isinstance(column, Jagged) else int(column.nbytes)
-    )
+    return column.values.nbytes + column.offsets.nbytes if isinstance(column, Jagged) else int(column.nbytes)
 
 
 def cut(column: Column, low: int, high: int) -> Column:

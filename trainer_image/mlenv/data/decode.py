@@ -1,4 +1,4 @@
-"""From Arrow's columns to ours: numbers as they are, lists as ragged, texts by hash, and no null passed over."""
+"""From Arrow's columns to ours: numbers as they are, lists as ragged, texts by hash, never a silent null."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def check(name: str, kind: pa.DataType, options: Options) -> None:
     if name in options.hash and (_is_text(inner) or pt.is_integer(inner)):
         return
     if _is_text(inner):
-        raise SchemaMismatch(f"column {name} holds texts ({kind}): hash={{{name!r}: buckets}} makes numbers of them")
+        raise SchemaMismatch(
+            f"column {name} holds texts ({kind}): hash={{{name!r}: buckets}} makes numbers of them"
+        )
     if pt.is_uint64(inner):
         raise SchemaMismatch(
             f"column {name} is {kind}, for which torch has no arithmetic: store it as int64, "
@@ -62,7 +64,7 @@ def width(kind: pa.DataType) -> int | None:
         return None if inner is None else inner * kind.list_size
     if _is_list(kind) or _is_text(kind) or pt.is_dictionary(kind):
         return None
-    return max(1, kind.bit_width // 8)
+    return max(1, int(kind.bit_width) // 8)
 
 
 def decode(name: str, column: pa.ChunkedArray, options: Options) -> Column:
@@ -99,7 +101,8 @@ def _flat(name: str, array: Any, options: Options) -> NDArray[Any]:
     if pt.is_temporal(array.type):
         array = array.cast(pa.int32() if array.type.bit_width == 32 else pa.int64())
     values = array.to_numpy(zero_copy_only=False)
-    return values.astype(_WIDER.get(values.dtype.name, values.dtype), copy=False)
+    plain: NDArray[Any] = values.astype(_WIDER.get(values.dtype.name, values.dtype), copy=False)
+    return plain
 
 
 def _filled(name: str, array: Any, options: Options) -> Any:
@@ -108,7 +111,9 @@ def _filled(name: str, array: Any, options: Options) -> Any:
     try:
         return array.fill_null(pa.scalar(options.fill[name], array.type))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SchemaMismatch(f"column {name} is {array.type}: fill cannot be {options.fill[name]!r}") from error
+        raise SchemaMismatch(
+            f"column {name} is {array.type}: fill cannot be {options.fill[name]!r}"
+        ) from error
 
 
 def _hashed(array: Any, buckets: int) -> NDArray[np.int64]:
@@ -123,7 +128,9 @@ def _hashed(array: Any, buckets: int) -> NDArray[np.int64]:
 
 
 def _nulls(name: str, count: int) -> SchemaMismatch:
-    return SchemaMismatch(f"column {name} has {count} null(s): say what stands for them with fill={{{name!r}: ...}}")
+    return SchemaMismatch(
+        f"column {name} has {count} null(s): say what stands for them with fill={{{name!r}: ...}}"
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ class Unreadable(DataError):
 
 
 class SchemaMismatch(DataError):
-    """A column is not what the first file, or the Stream's options, say; the message names file and column."""
+    """A column is not what the first file or the options say; the message names file and column."""
 
 
 class StateRefused(DataError):

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Evaluation:
     """This rank's part of one pass over `source`, in file order; each iteration is a whole pass.
 
-    Every rank gets as many batches, so collective operations in the loop cannot hang; they differ by at most one
-    row, and all ranks together get at most about `batch` rows at once. With fewer rows than ranks some get empty
-    batches. There is no position: an interrupted evaluation begins anew.
+    Every rank gets as many batches, so collective operations in the loop cannot hang; they differ by at most
+    one row, and all ranks together get at most about `batch` rows at once. With fewer rows than ranks some
+    get empty batches. There is no position: an interrupted evaluation begins anew.
     """
 
     def __init__(

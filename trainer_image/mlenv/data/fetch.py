@@ -21,8 +21,8 @@ PERMANENT: Final = (FileNotFoundError, PermissionError, IsADirectoryError, Value
 """Errors that no second attempt cures."""
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 10.0
-# Pauses differ between ranks, so that a store that comes back is not hit by all at once; a generator of its own,
-# because the program's random numbers are its own too.
+# Pauses differ between ranks, so that a store that comes back is not hit by all at once. The generator is not
+# the program's: its random numbers are its own.
 _jitter = random.Random()  # noqa: S311  (nothing is secret here)
 
 
@@ -50,7 +50,7 @@ class Fetcher:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise Unreadable(
-                        f"{path} could not be read for {self._patience:.0f} s, last because of: {_said(error)}. "
+                        f"{path} could not be read for {self._patience:.0f} s, last: {_said(error)}. "
                         "The position is kept: start again when the store is well, or give it more patience="
                     ) from error
                 log.warning("%s: %s; trying again for another %.0f s", path, _said(error), left)
@@ -96,7 +96,7 @@ class Sparse(io.RawIOBase):
 
     def read(self, size: int = -1) -> Any:
         """The next bytes, without a copy where they are here already."""
-        end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        end = self._size if size < 0 else min(self._size, self._at + size)
         start, self._at = self._at, max(end, self._at)
         for begin, data in self._ranges:
             if begin <= start and end <= begin + len(data):

@@ -1,4 +1,4 @@
-"""Which files a data set has: a file, a folder, a glob or a list of them, on any file system that fsspec knows."""
+"""Which files a data set has: a file, folder or glob, or a list of them, on any file system of fsspec."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 
 def listed(paths: Sequence[str], storage: Mapping[str, Any]) -> tuple[Any, list[Found]]:
-    """The file system and the files, sorted. Raises Unreadable when there are none, or several file systems."""
+    """The file system and the files, sorted. Raises Unreadable if there are none, or several file systems."""
     if not paths:
         raise Unreadable("no files were given: name a file, a folder, a glob or a list of them")
     opened = [fsspec.core.url_to_fs(path, **storage) for path in paths]
@@ -64,6 +64,6 @@ def _files(infos: Mapping[str, Any], root: str) -> list[Found]:
 
 
 def _counts(path: str, root: str) -> bool:
-    """Whether a file below a folder is data: by its suffix, and not hidden, as Spark's _SUCCESS and .crc are."""
+    """Whether a file below a folder is data: by its suffix, and not hidden, as Spark's _SUCCESS is."""
     parts = posixpath.relpath(path, root).split("/")
     return path.endswith(SUFFIXES) and not any(part.startswith(("_", ".")) for part in parts)

@@ -1,8 +1,8 @@
-"""Reading ahead: windows are read and shuffled by threads, and handed out in an order that threads cannot change.
+"""Reading ahead: threads read and shuffle windows, and cannot change the order in which these are handed out.
 
-Threads and not processes: pyarrow and NumPy release the GIL where the time goes, what is read needs no second copy,
-and there is no process to lose and no shared memory to leave behind. A thread keeps nothing: every window is a pure
-function of its plan, so one that failed is read anew by the next attempt.
+Threads and not processes: pyarrow and NumPy release the GIL where the time goes, what is read needs no second
+copy, and there is no process to lose and no shared memory to leave behind. A thread keeps nothing: every
+window is a pure function of its plan, so one that failed is read anew by the next attempt.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Groups:
     def _read(self, group: int, future: Future[Columns]) -> None:
         try:
             future.set_result(self._source.read(group))
-        except BaseException as error:  # whoever waits for it must hear of it
+        except BaseException as error:  # noqa: BLE001  (whoever waits for it must hear of it)
             with self._lock:
                 self._found.pop(group, None)
             future.set_exception(error)
@@ -99,7 +99,8 @@ class Groups:
 class Loader:
     """Hands out rows of the given lanes, in the order of `plan`, reading `ahead` windows before their time.
 
-    Open at once are one window per lane, `ahead` more, and a few row groups. Belongs to one thread of one process.
+    Open at once are one window per lane, `ahead` more, and a few row groups. Belongs to one thread of one
+    process.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class Loader:
         """The next `rows` rows of each lane, one lane after the other. Raises what reading raised."""
         parts = [part for lane in self._lanes for part in self._take(lane, rows)]
         names = parts[0].columns
-        joined: dict[str, Column] = {name: cols.join([part.columns[name] for part in parts]) for name in names}
+        joined: dict[str, Column] = {
+            name: cols.join([part.columns[name] for part in parts]) for name in names
+        }
         return from_columns(joined, np.concatenate([part.ids for part in parts]))
 
     def close(self) -> None:
@@ -138,7 +141,7 @@ class Loader:
 
     def _take(self, lane: int, rows: int) -> Iterator[Block]:
         while rows:
-            block, used = self._open.pop(lane, None) or (self._next_block(lane), 0)
+            block, used = self._open.pop(lane) if lane in self._open else (self._next_block(lane), 0)
             some = min(rows, len(block.ids) - used)
             yield _cut(block, used, used + some)
             rows -= some
@@ -179,7 +182,10 @@ class Loader:
         bounds = list(zip(run.low.tolist(), run.high.tolist(), strict=True))
         return Block(
             {
-                name: _gather([cols.cut(piece.columns[name], *b) for piece, b in zip(pieces, bounds, strict=True)], index)
+                name: _gather(
+                    [cols.cut(piece.columns[name], *b) for piece, b in zip(pieces, bounds, strict=True)],
+                    index,
+                )
                 for name in pieces[0].columns
             },
             np.asarray(_gather([piece.ids for piece in pieces], index)),
@@ -192,4 +198,6 @@ def _gather(parts: list[Column], index: Indices | None) -> Column:
 
 
 def _cut(block: Block, low: int, high: int) -> Block:
-    return Block({name: cols.cut(column, low, high) for name, column in block.columns.items()}, block.ids[low:high])
+    return Block(
+        {name: cols.cut(column, low, high) for name, column in block.columns.items()}, block.ids[low:high]
+    )

@@ -1,7 +1,7 @@
-"""Counter-based randomness: every number is a pure function of a key and a counter, so none has to be stored.
+"""Counter-based randomness: every number is a pure function of a key and a counter; none has to be stored.
 
-SplitMix64's finalizer, written out here because the streams of library generators may change between versions,
-and an order that a checkpoint speaks of must not.
+SplitMix64's finalizer, written out here because the streams of library generators may change between
+versions, and an order that a checkpoint speaks of must not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def permutation(count: int, key: int) -> Indices:
 
 def uniform(key: int, counters: Words) -> NDArray[np.float64]:
     """Numbers in [0, 1), one for each counter."""
-    return (keyed(key, counters) >> np.uint64(11)) * 2.0**-53
+    return (keyed(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(key: int, counters: Words) -> NDArray[np.float64]:

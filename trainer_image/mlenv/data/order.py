@@ -1,16 +1,17 @@
 """Which sample comes when: a pure function of (what decides the order, the data's row groups, a position).
 
-An epoch is a sequence of all rows. Shuffled, it is the row groups in a random order, turned by a random number of
-rows, so that what a tail drops and where lanes begin differs in every epoch. A *pass* is the part of the sequences
-that an epoch's steps consume, as the tail rule says:
+An epoch is a sequence of all rows. Shuffled, it is the row groups in a random order, turned by a random
+number of rows, so that what a tail drops and where lanes begin differs in every epoch. A *pass* is the part
+of the sequences that an epoch's steps consume, as the tail rule says:
 
     drop    whole global batches of this epoch; the rest is left out
     pad     the last batch is filled up with the epoch's first rows
     carry   the sequences of all epochs, one after the other; the rest of one opens the next
 
-A global batch of B rows is L lanes of B / L rows, and ranks own ranges of lanes. Shuffled, lane l reads the l-th of
-L equal stretches of the pass, so a rank reads only its own row groups; within a lane, the rows of each *window* of
-row groups are shuffled. Unshuffled, the pass itself is cut into batches, and every rank reads every row group.
+A global batch of B rows is L lanes of B / L rows, and ranks own ranges of lanes. Shuffled, lane l reads the
+l-th of L equal stretches of the pass, so a rank reads only its own row groups; within a lane, the rows of
+each *window* of row groups are shuffled. Unshuffled, the pass itself is cut into batches, and every rank
+reads every row group.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def share(lanes: int, rank: int, world: int) -> range:
 
 
 def choose_lanes(batch: int, world: int, most: int) -> int:
-    """The largest number of lanes that divides the batch, from one per rank up to `most`. Raises ValueError."""
+    """The most lanes that divide the batch, from one per rank up to `most`. Raises ValueError."""
     for lanes in range(max(world, most), world - 1, -1):
         if batch % lanes == 0:
             return lanes

@@ -1,4 +1,4 @@
-"""Parquet files through pyarrow and fsspec: one row group at a time, by ranged reads of the columns asked for.
+"""Parquet files through pyarrow and fsspec: a row group at a time, by ranged reads of the wanted columns.
 
 Files are listed once, sorted by name; all that is known of them comes from their footers.
 """
@@ -101,8 +101,8 @@ class Parquet:
             has = schema.field(name).type if name in schema.names else None
             if has != kind:
                 raise SchemaMismatch(
-                    f"{found.path}: column {name} is {has or 'missing'}, and {kind} in {self._found[0].path}: "
-                    "one data set has one schema; write this file anew, or leave the column out with columns=[...]"
+                    f"{found.path}: column {name} is {has or 'missing'}, not {kind} as in {self._found[0].path}: "
+                    "one data set has one schema; write this file anew, or name other columns="
                 )
         text = "\n".join(f"{column.name}: {column.type}" for column in schema)
         groups = tuple(footer.row_group(inner).num_rows for inner in range(footer.num_row_groups))
@@ -115,7 +115,9 @@ class Parquet:
         known = [width for kind in self._types.values() if (width := decode.width(kind)) is not None]
         varied = {name for name, kind in self._types.items() if decode.width(kind) is None}
         chunks = (group.column(index) for index in range(group.num_columns))
-        stored = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in varied)
+        stored = sum(
+            c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in varied
+        )
         return int(sum(known) * group.num_rows + stored)
 
     # -- files
@@ -133,7 +135,9 @@ class Parquet:
         footer = self._footer(number)
         listed = self.catalogue.files[number].groups
         if footer.num_row_groups != len(listed) or footer.row_group(inner).num_rows != listed[inner]:
-            raise Unreadable(f"{where}: the file is another one than when it was listed; add files, never rewrite them")
+            raise Unreadable(
+                f"{where}: the file is another one than when it was listed; add files, never rewrite them"
+            )
         names = list(self._types)
         file = self._sparse(number)
         file.load(coalesce(_ranges(footer.row_group(inner), set(names)), GAP, LONGEST))
@@ -142,7 +146,8 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             broken = self._broken(file, footer, inner)
             raise Unreadable(
-                f"{where}: column {', '.join(broken) or '?'} is damaged ({error}): restore the file, or leave it out"
+                f"{where}: column {', '.join(broken) or '?'} is damaged ({error}): "
+                "restore the file, or leave it out"
             ) from error
 
     def _broken(self, file: Sparse, footer: pq.FileMetaData, inner: int) -> list[str]:

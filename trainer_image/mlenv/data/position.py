@@ -1,8 +1,8 @@
 """Where a run of training is in its data, as a small dict that JSON can hold, for one rank or for all.
 
-`batches` are consumed global batches, never those read ahead. The witness is a number for the multiset of samples
-that were consumed: `sealed` is what all ranks together had when the position was last merged, `own` what this rank
-consumed since. `merge` adds them up.
+`batches` are consumed global batches, never those read ahead. The witness is a number for the multiset of
+samples that were consumed: `sealed` is what all ranks together had when the position was last merged, `own`
+what this rank consumed since. `merge` adds them up.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def decode(state: Mapping[str, Any], *, rank: int, world: int) -> Position:
         )
     if state["rank"] != MERGED and (state["rank"], state["world"]) != (rank, world):
         raise StateRefused(
-            f"this is the data's state of rank {state['rank']} of {state['world']}, not of rank {rank} of {world}: "
+            f"this is the state of rank {state['rank']} of {state['world']}, not of {rank} of {world}: "
             "load what mlenv.data.merge makes of the states of all ranks; any world takes that"
         )
     return Position(
@@ -115,10 +115,14 @@ def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         return dict(every[0])
     ranks = [state["rank"] for state in every]
     if not every or ranks != list(range(every[0]["world"])):
-        raise StateRefused(f"merging needs the state of every rank of a world once, and got those of ranks {ranks}")
+        raise StateRefused(
+            f"merging needs the state of every rank of a world once, and got those of ranks {ranks}"
+        )
     apart = sorted({key for state in every for key in state if _public(state, key) != _public(every[0], key)})
     if apart:
-        raise StateRefused(f"the ranks' states differ in {', '.join(apart)}: take them all at the same commit")
+        raise StateRefused(
+            f"the ranks' states differ in {', '.join(apart)}: take them all at the same commit"
+        )
     own = sum(state["witness"]["own"] for state in every)
     witness = {"sealed": (every[0]["witness"]["sealed"] + own) & MASK, "own": 0}
     return {**every[0], "witness": witness, "rank": MERGED, "world": 0}
@@ -133,4 +137,6 @@ def _public(state: Mapping[str, Any], key: str) -> Any:
 
 def differences(sealed: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """`batch=4096, not 8192` for each setting that is not as the state has it."""
-    return [f"{key}={sealed.get(key)!r}, not {given[key]!r}" for key in given if sealed.get(key) != given[key]]
+    return [
+        f"{key}={sealed.get(key)!r}, not {given[key]!r}" for key in given if sealed.get(key) != given[key]
+    ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import torch.distributed as dist
 
 from mlenv import job as jobs
 from mlenv.data import position as positions
@@ -31,10 +33,11 @@ class Stream:
     """This rank's part of every global batch of `batch` rows, from wherever the position is.
 
     `source` is a file, folder, glob or URL of Parquet, a list of them, or a Source such as those of
-    ``mlenv.data.synthetic``. Iterating gives the rest of the current epoch; `batches` all of them. The position
-    that `state_dict` tells is that of the last `commit`; where nobody commits, a batch is consumed when it is given.
-    Rank and world are found as by ``ml.init()``. `tail` is what happens to the rows that fill no batch: "drop",
-    "pad" or "carry". `grown=True` lets a state of fewer files go on: new ones are read from the next epoch on.
+    ``mlenv.data.synthetic``. Iterating gives the rest of the current epoch; `batches` all of them. The
+    position that `state_dict` tells is that of the last `commit`; where nobody commits, a batch is consumed
+    when it is given. Rank and world are found as by ``ml.init()``. `tail` is what happens to the rows that
+    fill no batch: "drop", "pad" or "carry". `grown=True` lets a state of fewer files go on: new ones are read
+    from the next epoch on.
     """
 
     def __init__(
@@ -94,17 +97,17 @@ class Stream:
         return self.epochs is not None and self._given.epoch >= self.epochs
 
     def commit(self) -> None:
-        """What was given until now is consumed. From the first call on nothing else is; ``run.commit()`` calls it."""
+        """What was given until now is consumed, and from the first call on nothing else. Sessions call it."""
         self._commits = True
         self._position = self._given
 
     def skip(self, batches: int) -> None:
-        """Pass over global batches, on every rank alike, and declare it in the state; commits what was given."""
+        """Pass over global batches, on every rank alike, and declare it in the state. Commits."""
         now = start = self._given
         for _ in range(batches):
             now = now.moved(self._schedule.steps(now.epoch), 1)
         self._given = replace(now, skipped=(*now.skipped, Skipped(start.epoch, start.step, batches)))
-        self.commit()
+        self._position = self._given
         self._close()
 
     # -- how far it is
@@ -161,13 +164,24 @@ class Stream:
         apart = positions.differences(sealed, given)
         if apart:
             raise StateRefused(
-                f"the state was made with {'; '.join(apart)}: the order of samples would change in the middle. "
+                f"the state was made with {'; '.join(apart)}: the order would change in the middle. "
                 "Give the Stream what the state has, or begin anew without the state"
             )
         self._use(Order(**sealed), self._continued(state, position))
         self._close()
         self._position = self._given = position
         self._turn += 1
+
+    def agree(self) -> None:
+        """Make sure that all ranks have the same data at the same position; a Session does it on entry.
+
+        A file that appeared while ranks were listing would change the order on some of them. Collective;
+        without a process group it checks nothing. Raises StateRefused.
+        """
+        if self.world > 1 and dist.is_initialized():
+            every: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(every, self.state_dict())
+            positions.merge(every)
 
     # -- inside
 
@@ -176,7 +190,7 @@ class Stream:
         return max(len(self._lanes), self.workers)
 
     def _most_lanes(self, window: int) -> int:
-        """As many lanes as memory allows: open and read ahead, each with a window of the widest row groups."""
+        """As many lanes as memory allows, each with one window open and one read ahead."""
         affordable = OPEN_BYTES // (2 * window * max(1, self.source.catalogue.widest))
         return self.world * max(1, min(LANES_PER_RANK, affordable))
 
@@ -199,9 +213,9 @@ class Stream:
         files, now = len(self.source.catalogue.files), past[-1]
         if now.files > files or any(self._generation(one.epoch, one.files) != one for one in past):
             raise StateRefused(
-                f"the state belongs to another data set ({now.files} files, {now.rows} rows): this one has {files} "
-                f"files and {sum(file.rows for file in self.source.catalogue.files)} rows, and its first ones are "
-                "not the same. Point the Stream to the data of the state, or begin anew without the state"
+                f"the state belongs to another data set ({now.files} files, {now.rows} rows): this one has "
+                f"{files} files, {self._generation(0, files).rows} rows, and the first are not the same. "
+                "Point the Stream to the data of the state, or begin anew without the state"
             )
         if now.files == files:
             return past
@@ -218,7 +232,9 @@ class Stream:
             batch = self._next()
             yield batch
             if turn != self._turn:
-                raise DataError("this pass over the data is over: another one was begun, or a state was loaded")
+                raise DataError(
+                    "this pass over the data is over: another one was begun, or a state was loaded"
+                )
 
     def _next(self) -> Batch:
         here = self._given
@@ -283,7 +299,7 @@ def as_source(source: Source | str | Path | Sequence[str | Path]) -> Source:
         from mlenv.data.parquet import Parquet  # noqa: PLC0415  (pyarrow only where files are read)
 
         return Parquet(source)
-    return source
+    return cast("Source", source)
 
 
 def place(rank: int | None, world: int | None) -> tuple[int, int]:
@@ -304,6 +320,6 @@ def _check(order: Order, rows: int) -> None:
         )
     if order.batch > rows and order.tail != "pad":
         raise ValueError(
-            f"a global batch of {order.batch} is larger than the data set ({rows} rows): no batch would be full. "
+            f"a global batch of {order.batch} is larger than the data set ({rows} rows): none would be full. "
             "Choose a smaller one, or tail='pad'"
         )

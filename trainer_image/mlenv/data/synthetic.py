@@ -1,12 +1,13 @@
 """Data without files: rows that are pure functions of (seed, row number), with a signal planted in them.
 
-Each is a Source, so a Stream of it has the same order, position and state as one of files. What the best possible
-model reaches is known, because the probabilities that labels were drawn with are.
+Each is a Source, so a Stream of it has the same order, position and state as one of files. What the best
+possible model reaches is known, because the probabilities that labels were drawn with are.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -74,8 +75,8 @@ class _Generated:
 class Clicks(_Generated):
     """Ranking: categorical `fields` of these sizes and four dense numbers; columns f0, f1, ..., dense, label.
 
-    The signal is half first order (a weight for each value) and half second order (products of hidden vectors of
-    neighbouring fields), so that a factorization machine finds what a linear model cannot.
+    The signal is half first order (a weight for each value) and half second order (products of hidden vectors
+    of neighbouring fields), so that a factorization machine finds what a linear model cannot.
     """
 
     DENSE: Final = 4
@@ -95,7 +96,7 @@ class Clicks(_Generated):
         values = self._fields(ids)
         first = sum(weight[value] for (weight, _), value in zip(self._tables, values, strict=True))
         hidden = [vector[value] for (_, vector), value in zip(self._tables, values, strict=True)]
-        second = sum((a * b).sum(1) for a, b in zip(hidden, hidden[1:], strict=False))
+        second = sum((a * b).sum(1) for a, b in pairwise(hidden))
         dense = self._dense(ids)
         logit = first + second + 0.3 * dense[:, 0] + 0.3 * dense[:, 1] * dense[:, 2] - 1.0
         return np.asarray(1 / (1 + np.exp(-logit)), np.float64)
@@ -123,7 +124,7 @@ class Clicks(_Generated):
 
 
 class Histories(_Generated):
-    """Sequences: an `item`, a ragged `history` of items, a label; items i and i + clusters are of one cluster.
+    """Sequences: an `item`, a ragged `history` of items, a label; item i is of cluster i modulo `clusters`.
 
     A click is likely when the history holds the item's cluster, most of all when its last item is of it: who
     ignores the history, or its order, falls short.
@@ -174,4 +175,3 @@ def _count(count: int) -> Words:
 
 def _below(key: int, counters: Words, bound: int) -> Indices:
     return (keyed(key, counters) % np.uint64(bound)).astype(np.int64)
-
