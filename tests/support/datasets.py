@@ -68,7 +68,7 @@ def sealed(streams: list[Stream]) -> dict[str, Any]:
 def write(path: Path, first: int, rows: int, *, group: int = 50, **columns: Any) -> Path:
     """A Parquet file of rows first, first + 1, ... in row groups of `group`."""
     number = np.arange(first, first + rows)
-    lists = [list(range(one, one + one % 3)) for one in number.tolist()]
+    lists = [[one] * (one % 3) for one in number.tolist()]
     table = pa.table({"number": number, "list": pa.array(lists, pa.list_(pa.int64())), **columns})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=group)

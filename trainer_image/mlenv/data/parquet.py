@@ -129,7 +129,7 @@ class Parquet:
             file.load([(max(0, found.size - TAIL), found.size)])
             return pq.read_metadata(pa.PythonFile(file, mode="r"))
         except (pa.ArrowInvalid, OSError) as error:
-            raise Unreadable(f"{found.path} is no whole Parquet file: {error}") from error
+            raise Unreadable(f"{found.path} is no whole Parquet file: {_line(error)}") from error
 
     def _table(self, number: int, inner: int, where: str) -> pa.Table:
         footer = self._footer(number)
@@ -146,7 +146,7 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             broken = self._broken(file, footer, inner)
             raise Unreadable(
-                f"{where}: column {', '.join(broken) or '?'} is damaged ({error}): "
+                f"{where}: column {', '.join(broken) or '?'} is damaged ({_line(error)}): "
                 "restore the file, or leave it out"
             ) from error
 
@@ -167,6 +167,11 @@ class Parquet:
     @staticmethod
     def _open(file: Sparse, footer: pq.FileMetaData) -> pq.ParquetFile:
         return pq.ParquetFile(pa.PythonFile(file, mode="r"), metadata=footer)
+
+
+def _line(error: BaseException) -> str:
+    """Arrow's messages have several lines."""
+    return " ".join(str(error).split())
 
 
 def _ranges(group: pq.RowGroupMetaData, names: set[str]) -> list[tuple[int, int]]:

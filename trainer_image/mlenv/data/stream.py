@@ -191,7 +191,7 @@ class Stream:
 
     def _most_lanes(self, window: int) -> int:
         """As many lanes as memory allows, each with one window open and one read ahead."""
-        affordable = OPEN_BYTES // (2 * window * max(1, self.source.catalogue.widest))
+        affordable = OPEN_BYTES // (2 * max(1, window * self.source.catalogue.widest))
         return self.world * max(1, min(LANES_PER_RANK, affordable))
 
     def _use(self, order: Order, generations: list[Generation]) -> None:
