@@ -145,7 +145,9 @@ class Proxy:
 
     def storage(self) -> dict[str, Any]:
         """What fsspec needs to reach it."""
-        return {"key": Server.KEY, "secret": Server.SECRET, "endpoint_url": self.url}
+        # Without botocore's own attempts, so that faults reach what is tested; s3fs' five remain.
+        once = {"retries": {"max_attempts": 0}}
+        return {"key": Server.KEY, "secret": Server.SECRET, "endpoint_url": self.url, "config_kwargs": once}
 
     def close(self) -> None:
         self._http.shutdown()

@@ -115,7 +115,7 @@ class Loader:
     ) -> None:
         self.process = os.getpid()
         self._groups = Groups(source, max(KEPT_GROUPS, workers))
-        self._starts = source.catalogue.starts
+        self._starts, self._sizes = source.catalogue.starts, source.catalogue.sizes
         self._plan, self._select, self._lanes = plan, select, lanes
         self._ahead = ahead if workers else 0
         self._pool = ThreadPoolExecutor(workers, "mlenv-data") if workers else None
@@ -125,6 +125,8 @@ class Loader:
 
     def take(self, rows: int) -> Batch:
         """The next `rows` rows of each lane, one lane after the other. Raises what reading raised."""
+        if rows == 0:
+            return self._nothing()
         parts = [part for lane in self._lanes for part in self._take(lane, rows)]
         names = parts[0].columns
         joined: dict[str, Column] = {
@@ -136,6 +138,11 @@ class Loader:
         """Forget everything; threads end when they are done with what they read now."""
         if self._pool is not None and self.process == os.getpid():
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _nothing(self) -> Batch:
+        """A batch without rows, which has all columns nevertheless."""
+        some = self._groups.get(int(np.argmax(self._sizes > 0)))
+        return from_columns({name: cols.cut(column, 0, 0) for name, column in some.items()}, self._sizes[:0])
 
     # -- lanes
 
