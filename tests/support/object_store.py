@@ -1,6 +1,6 @@
 """A real S3 server for tests, built from the Go module proxy once, and a proxy before it that makes it fail.
 
-The server is versitygw (Apache-2.0), a test tool that is never shipped. It keeps objects as files of a folder.
+The server is versitygw (Apache-2.0): a test tool, never shipped. It keeps objects as files of a folder.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _handler(port: int, faults: Callable[[], Faults]) -> type[BaseHTTPRequestHan
             self.wfile.write(data[: len(data) // 2] if what == "truncate" else data)
             self.close_connection = self.close_connection or what == "truncate"
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815  (http.server's names)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             del format, args

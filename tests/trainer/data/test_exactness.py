@@ -95,6 +95,7 @@ def test_worlds_that_change_see_what_one_undisturbed_rank_sees(case: Case) -> No
     assert state is not None
     assert state["witness"]["sealed"] == sum(map(witness, [as_array(step) for step in got])) % 2**64
     assert state["batches"] == len(got)
+    assert state["witness"]["sealed"] == streams[0].expected_witness()
 
 
 def as_array(numbers: list[int]) -> Any:
@@ -137,7 +138,8 @@ def test_every_position_is_restored(case: Case, data: st.DataObject) -> None:
     for step in steps_of(streams):
         all_steps.append(step)
         states.append(sealed(streams))
-    for number in data.draw(st.lists(st.sampled_from(range(len(states))), max_size=5)) + [len(states) - 1, 0]:
+    drawn = data.draw(st.lists(st.sampled_from(range(len(states))), max_size=5))
+    for number in [0, *drawn, len(states) - 1]:
         (again,) = world_of(source, 1, **options)
         again.load_state_dict(states[number])
         assert list(steps_of([again])) == all_steps[number:]
@@ -221,6 +223,20 @@ class TestCommits:
         state = stream.state_dict()
         assert state["skipped"] == [{"epoch": 0, "step": 2, "batches": 9}]
         assert (state["epoch"], state["step"], state["batches"]) == (1, 4, 5)
+        assert state["witness"]["own"] == stream.expected_witness()
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=4))
+def test_the_witness_is_what_the_order_says_also_around_skips(
+    case: Case, moves: list[tuple[int, int]]
+) -> None:
+    (stream,) = world_of(Numbers(case.files), 1, **case.options(workers=0))
+    got = []
+    for steps, skipped in moves:
+        got += [one for batch in islice(stream.batches(), steps) for one in batch.ids.tolist()]
+        stream.skip(skipped)
+    assert stream.state_dict()["witness"]["own"] == witness(as_array(got)) == stream.expected_witness()
 
 
 def test_seeds_and_epochs_give_different_orders_and_everything_else_the_same() -> None:

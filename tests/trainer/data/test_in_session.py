@@ -82,8 +82,7 @@ def test_data_that_ends_before_the_steps_is_an_error(job: ml.Job) -> None:
 
 def test_a_forgotten_commit_is_noticed(job: ml.Job) -> None:
     with ml.Session(job, data=stream()) as run, pytest.raises(SessionError, match=r"without run.commit\(\)"):
-        for _ in run.steps(1):
-            pass
+        list(run.steps(1))
 
 
 def test_loaders_of_others_work_too(job: ml.Job) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ class TestReading:
 
     def test_only_the_columns_asked_for(self, folder: Path) -> None:
         assert list(first(folder, columns=["number"])) == ["number"]
-        with pytest.raises(SchemaMismatch, match="part-0.parquet has no column price: it has number, list"):
+        with pytest.raises(SchemaMismatch, match=r"part-0.parquet has no column price: it has number, list"):
             Parquet(folder, columns=["price"])
 
     def test_batches_are_ours_to_change(self, folder: Path) -> None:
@@ -124,7 +124,7 @@ class TestTypes:
         assert batch["uint32"].tolist() == [1, 2**32 - 1]
 
     def test_times_are_numbers_in_their_unit(self, tmp_path: Path) -> None:
-        days = [datetime.date(1970, 1, 2), datetime.date(1970, 1, 11)]
+        days = [dt.date(1970, 1, 2), dt.date(1970, 1, 11)]
         moments = pa.array([1_000, 2_000], pa.timestamp("ms"))
         batch = first(table(tmp_path / "a.parquet", day=days, at=moments))
         assert (batch["day"].tolist(), batch["at"].tolist()) == ([1, 10], [1000, 2000])

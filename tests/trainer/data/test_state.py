@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from datasets import Numbers, sealed, steps_of, world_of
@@ -112,10 +112,10 @@ class TestMerging:
 
 
 class TestGrowth:
-    MORE = [*FILES, [12, 12]]
+    MORE: Final = [*FILES, [12, 12]]
 
     def test_it_is_asked_for(self) -> None:
-        with pytest.raises(StateRefused, match="grew from 3 to 4 files.*grown=True"):
+        with pytest.raises(StateRefused, match=r"grew from 3 to 4 files.*grown=True"):
             make(self.MORE).load_state_dict(after(3))
 
     @pytest.mark.parametrize("tail", ["drop", "pad", "carry"])

@@ -101,8 +101,9 @@ class Parquet:
             has = schema.field(name).type if name in schema.names else None
             if has != kind:
                 raise SchemaMismatch(
-                    f"{found.path}: column {name} is {has or 'missing'}, not {kind} as in {self._found[0].path}: "
-                    "one data set has one schema; write this file anew, or name other columns="
+                    f"{found.path}: column {name} is {has or 'missing'}, not {kind} as in "
+                    f"{self._found[0].path}: one data set has one schema; write this file anew, "
+                    "or leave the column out with columns=[...]"
                 )
         text = "\n".join(f"{column.name}: {column.type}" for column in schema)
         groups = tuple(footer.row_group(inner).num_rows for inner in range(footer.num_row_groups))

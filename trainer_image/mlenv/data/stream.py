@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import torch.distributed as dist
 
 from mlenv import job as jobs
+from mlenv.data import audit
 from mlenv.data import position as positions
 from mlenv.data.errors import DataError, Exhausted, StateRefused
 from mlenv.data.loader import Loader, Planned
@@ -103,6 +105,8 @@ class Stream:
 
     def skip(self, batches: int) -> None:
         """Pass over global batches, on every rank alike, and declare it in the state. Commits."""
+        if batches < 0:
+            raise ValueError(f"skip({batches}): data is passed over forwards only")
         now = start = self._given
         for _ in range(batches):
             now = now.moved(self._schedule.steps(now.epoch), 1)
@@ -171,6 +175,10 @@ class Stream:
         self._close()
         self._position = self._given = position
         self._turn += 1
+
+    def expected_witness(self) -> int:
+        """What the witness of all ranks must be here, from the order alone; goes over all rows before."""
+        return audit.expected(self._schedule, self.source.catalogue.starts, self._position)
 
     def agree(self) -> None:
         """Make sure that all ranks have the same data at the same position; a Session does it on entry.
@@ -272,14 +280,10 @@ class Stream:
         def needed(window: Window) -> tuple[int, int, int]:
             return (max(window.start, begin) // rows, window.lane, window.index)
 
-        windows = [
-            window
-            for lane in self._lanes
-            for window in self._schedule.windows(epoch, lane)
-            if window.start + window.rows > begin
-        ]
-        for window in sorted(windows, key=needed):
-            yield Planned(window, max(0, begin - window.start))
+        lanes = (self._schedule.windows(epoch, lane) for lane in self._lanes)
+        for window in heapq.merge(*lanes, key=needed):  # each lane's are in that order already
+            if window.start + window.rows > begin:
+                yield Planned(window, max(0, begin - window.start))
 
     def _close(self) -> None:
         if self._loader is not None:
