@@ -1,4 +1,4 @@
-"""Ranks as they really are: processes that a launcher started, a killed world, and a smaller one that goes on."""
+"""Ranks as they really are: a world of processes that dies, and a smaller one that goes on."""
 
 from __future__ import annotations
 

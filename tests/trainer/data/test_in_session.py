@@ -74,9 +74,15 @@ def test_a_session_goes_on_at_the_epoch_of_the_data(job: ml.Job) -> None:
 
 
 def test_data_that_ends_before_the_steps_is_an_error(job: ml.Job) -> None:
-    with ml.Session(job, data=stream(epochs=1)) as run, pytest.raises(RuntimeError, match="all 1 epochs"):
-        for _ in run.steps(8):
-            run.commit()
+    run = ml.Session(job, data=stream(epochs=1))
+
+    def loop() -> None:
+        with run:
+            for _ in run.steps(8):
+                run.commit()
+
+    with pytest.raises(RuntimeError, match="all 1 epochs"):
+        loop()
     assert run.step == 7
 
 
