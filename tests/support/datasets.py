@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class Numbers:
     """A Source in memory, whose rows say their own number; every read is noted."""
 
-    def __init__(self, files: Sequence[Sequence[int]], name: str = "numbers") -> None:
+    def __init__(self, files: Sequence[Sequence[int]], widest: int = 1 << 28) -> None:
         self.catalogue = Catalogue(
-            tuple(File(f"{name}-{i}", 1, tuple(groups), "s") for i, groups in enumerate(files)), widest=100
+            tuple(File(f"numbers-{i}", 1, tuple(groups), "s") for i, groups in enumerate(files)),
+            widest=widest,
         )
         self.reads: list[int] = []
 

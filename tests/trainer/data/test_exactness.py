@@ -270,6 +270,11 @@ class TestReading:
         assert set().union(*reads) == set(range(64))
         assert sum(map(len, reads)) <= 64 + 2 * 8  # lanes begin and end within a row group
 
+    def test_small_data_is_read_once_for_all_epochs(self) -> None:
+        source = Numbers([[100] * 16] * 4, widest=1000)
+        assert len(list(Stream(source, 80, rank=0, world=1, epochs=3).batches())) == 240
+        assert sorted(source.reads) == list(range(64))
+
     def test_in_file_order_each_rank_reads_everything_once(self) -> None:
         assert all(sorted(each) == list(range(64)) for each in self.reads(shuffle=False, workers=0))
 

@@ -15,7 +15,7 @@ FILES = [[10, 10], [10], [6, 4]]
 
 
 def make(files: list[list[int]] = FILES, **options: Any) -> Stream:
-    return Stream(Numbers(files), **{"batch": 4, "rank": 0, "world": 1, "workers": 0, **options})
+    return Stream(Numbers(files, widest=100), **{"batch": 4, "rank": 0, "world": 1, "workers": 0, **options})
 
 
 def after(steps: int, **options: Any) -> dict[str, Any]:
@@ -175,9 +175,7 @@ class TestOptions:
         assert make([[5000]], batch=batch, world=world).order.lanes == lanes
 
     def test_wide_row_groups_make_fewer_lanes(self) -> None:
-        source = Numbers([[5000]])
-        object.__setattr__(source.catalogue, "widest", 1 << 30)
-        stream = Stream(source, 4096, rank=0, world=1)
+        stream = Stream(Numbers([[5000]], widest=1 << 30), 4096, rank=0, world=1)
         assert stream.order.lanes == 2
         assert stream.open_bytes < 9 << 30
 

@@ -101,7 +101,8 @@ def _flat(name: str, array: Any, options: Options) -> NDArray[Any]:
     if pt.is_temporal(array.type):
         array = array.cast(pa.int32() if array.type.bit_width == 32 else pa.int64())
     values = array.to_numpy(zero_copy_only=False)
-    plain: NDArray[Any] = values.astype(_WIDER.get(values.dtype.name, values.dtype), copy=False)
+    # A copy, because Arrow's pool keeps freed memory: twice what is in use, where nobody copies.
+    plain: NDArray[Any] = values.astype(_WIDER.get(values.dtype.name, values.dtype))
     return plain
 
 

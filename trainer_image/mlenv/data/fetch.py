@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import random
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,11 @@ LONGEST_PAUSE: Final = 10.0
 # Pauses differ between ranks, so that a store that comes back is not hit by all at once. The generator is not
 # the program's: its random numbers are its own.
 _jitter = random.Random()  # noqa: S311  (nothing is secret here)
+
+
+# The interpreter waits for threads before it ends, and must not wait for a store.
+_leaving = threading.Event()
+threading._register_atexit(_leaving.set)  # type: ignore[attr-defined]  # noqa: SLF001  (atexit's run too late)
 
 
 class Fetcher:
@@ -54,7 +60,8 @@ class Fetcher:
                         "The position is kept: start again when the store is well, or give it more patience="
                     ) from error
                 log.warning("%s: %s; trying again for another %.0f s", path, _said(error), left)
-                time.sleep(min(pause * _jitter.uniform(0.5, 1.5), max(left, 0.01)))
+                if _leaving.wait(min(pause * _jitter.uniform(0.5, 1.5), max(left, 0.01))):
+                    raise Unreadable(f"{path} was not read: the program ends") from error
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _once(self, path: str, start: int, end: int) -> bytes:

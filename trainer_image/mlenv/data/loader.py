@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from mlenv.data.mix import Indices
     from mlenv.data.order import Window
 
-KEPT_GROUPS: int = 2
-"""Row groups kept after use, for the neighbour lane that begins where this one ends."""
+KEPT_BYTES: Final = 64 << 20
+"""Row groups kept after use: for the lane that begins where another ends, and to read small data once."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class Groups:
                 self._found.popitem(last=False)
 
 
+def kept_groups(source: Source, workers: int) -> int:
+    """How many row groups stay in memory after use."""
+    return max(2, workers, KEPT_BYTES // max(1, source.catalogue.widest))
+
+
 class Loader:
     """Hands out rows of the given lanes, in the order of `plan`, reading `ahead` windows before their time.
 
@@ -114,7 +119,7 @@ class Loader:
         ahead: int,
     ) -> None:
         self.process = os.getpid()
-        self._groups = Groups(source, max(KEPT_GROUPS, workers))
+        self._groups = Groups(source, kept_groups(source, workers))
         self._starts, self._sizes = source.catalogue.starts, source.catalogue.sizes
         self._plan, self._select, self._lanes = plan, select, lanes
         self._ahead = ahead if workers else 0

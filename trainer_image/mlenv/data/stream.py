@@ -14,7 +14,7 @@ from mlenv import job as jobs
 from mlenv.data import audit
 from mlenv.data import position as positions
 from mlenv.data.errors import DataError, Exhausted, StateRefused
-from mlenv.data.loader import Loader, Planned
+from mlenv.data.loader import Loader, Planned, kept_groups
 from mlenv.data.mix import witness
 from mlenv.data.order import TAILS, Order, Schedule, Tail, choose_lanes, share
 from mlenv.data.position import Generation, Position, Skipped
@@ -140,8 +140,9 @@ class Stream:
     def open_bytes(self) -> int:
         """What the row groups that this rank has open at once take at most, about."""
         ahead = self._ahead if self.workers else 0
-        groups = (len(self._lanes) + ahead + self.workers) * self.order.window + max(2, self.workers)
-        return groups * self.source.catalogue.widest
+        groups = (len(self._lanes) + ahead + self.workers) * self.order.window
+        kept = min(kept_groups(self.source, self.workers), len(self.source.catalogue.sizes))
+        return (groups + kept) * self.source.catalogue.widest
 
     def counts(self) -> dict[str, int]:
         """Of all finished epochs: rows `dropped`, rows `padded`; and rows `carried` into the current one."""
