@@ -168,7 +168,7 @@ class Session:
     def _batches(self, total: int) -> Iterator[Any]:
         data = self._things["data"]
         if self._position is not None:
-            self._position.commit()  # from here on commits decide what is consumed
+            self._position.begin()
         barren = False
         while self.step < total:
             before = self.step

@@ -31,6 +31,9 @@ class Positioned(Protocol):
     def samples(self) -> int:
         """Rows that all ranks together consumed."""
 
+    def begin(self) -> None:
+        """From here on only a commit makes batches consumed."""
+
     def commit(self) -> None:
         """All batches given until now are consumed."""
 

@@ -56,6 +56,17 @@ def test_a_restart_at_any_commit_sees_the_same(job: ml.Job, tmp_path: Path) -> N
         assert before + train(again, 8 - steps, tmp_path / f"{steps}b") == whole
 
 
+def test_a_batch_that_was_only_looked_at_is_trained_on(job: ml.Job) -> None:
+    data = stream()
+    looked_at = next(iter(data)).ids.tolist()
+    with ml.Session(job, data=data) as run:
+        batches = run.steps(3)
+        assert next(batches).ids.tolist() == looked_at
+        run.commit()
+        second = next(batches).ids.tolist()
+        assert next(run.steps(3)).ids.tolist() != second  # a loop that was left goes on behind it
+
+
 def test_samples_are_those_of_all_ranks_also_when_their_shares_differ(tmp_path: Path) -> None:
     job = ml.Job(rank=1, local_rank=1, world_size=3, run_dir=tmp_path)
     with ml.Session(job, data=stream(rank=1, world=3, lanes=4)) as run:

@@ -69,8 +69,7 @@ class Stream:
             Order(seed=seed, batch=batch, lanes=chosen, tail=tail, shuffle=shuffle, window=window),
             [self._generation(epoch=0, files=len(catalogue.files))],
         )
-        self._position = Position()
-        self._given = self._position
+        self._position = self._given = self._anchor = Position()
         self._commits = False
         self._loader: Loader | None = None
         self._turn = 0
@@ -103,6 +102,16 @@ class Stream:
         self._commits = True
         self._position = self._given
 
+    def begin(self) -> None:
+        """From here on commits decide what is consumed; what was only looked at before is given again.
+
+        A Session calls it, so that a batch taken to see its shape is not lost for training. Does nothing after
+        the first commit.
+        """
+        if not self._commits and self._given != self._anchor:
+            self._go_to(self._anchor)
+        self._commits = True
+
     def skip(self, batches: int) -> None:
         """Pass over global batches, on every rank alike, and declare it in the state. Commits."""
         if batches < 0:
@@ -111,7 +120,7 @@ class Stream:
         for _ in range(batches):
             now = now.moved(self._schedule.steps(now.epoch), 1)
         self._given = replace(now, skipped=(*now.skipped, Skipped(start.epoch, start.step, batches)))
-        self._position = self._given
+        self._position = self._anchor = self._given
         self._close()
 
     # -- how far it is
@@ -173,9 +182,7 @@ class Stream:
                 "Give the Stream what the state has, or begin anew without the state"
             )
         self._use(Order(**sealed), self._continued(state, position))
-        self._close()
-        self._position = self._given = position
-        self._turn += 1
+        self._go_to(position)
 
     def expected_witness(self) -> int:
         """What the witness of all ranks must be here, from the order alone; goes over all rows before."""
@@ -197,6 +204,11 @@ class Stream:
     @property
     def _ahead(self) -> int:
         return max(len(self._lanes), self.workers)
+
+    def _go_to(self, position: Position) -> None:
+        self._close()
+        self._position = self._given = self._anchor = position
+        self._turn += 1
 
     def _most_lanes(self, window: int) -> int:
         """As many lanes as memory allows, each with one window open and one read ahead."""
