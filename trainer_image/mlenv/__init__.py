@@ -10,17 +10,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mlenv import data
+    from mlenv.data.stream import Stream
     from mlenv.dist import wrap
     from mlenv.job import Job, init
     from mlenv.session import Session
 
 __version__: Final = "0.1.0"
-__all__ = ["Job", "Session", "__version__", "init", "wrap"]
+__all__ = ["Job", "Session", "Stream", "__version__", "data", "init", "wrap"]
 
-_HOMES: Final = {"Job": "mlenv.job", "init": "mlenv.job", "wrap": "mlenv.dist", "Session": "mlenv.session"}
+_HOMES: Final = {
+    "Job": "mlenv.job",
+    "Session": "mlenv.session",
+    "Stream": "mlenv.data.stream",
+    "init": "mlenv.job",
+    "wrap": "mlenv.dist",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "data":
+        return import_module("mlenv.data")
     if name not in _HOMES:
         raise AttributeError(f"module 'mlenv' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -60,6 +60,8 @@ class Session:
         self._life = _Life.NEW
         self._total: int | None = None
         self._pending = 0
+        data = things.get("data")
+        self._position = data if isinstance(data, state.Positioned) else None
         self._committed: dict[str, Metric] = {}
         self._read: dict[str, float] = {}
         self._logged: dict[str, float] = {}
@@ -76,6 +78,9 @@ class Session:
         self._opened = time.monotonic()
         self._reported = (self.step, self._opened)
         self._tracker.open()
+        if self._position is not None:
+            self._position.agree()
+            self.epoch = self._position.epoch
         self._listen()
         job = self.job
         self._tracker.say(
@@ -109,7 +114,8 @@ class Session:
         """Batches of ``data``, over and over, until `total` steps are committed (step numbers without data).
 
         Several batches per commit are fine: gradients accumulate. `set_epoch` of the data, or of its sampler,
-        is called before each pass.
+        is called before each pass. Data with a position goes on from it, keeps its own epochs, and counts as
+        consumed what was given until a commit.
         """
         self._must_be_open("steps()")
         if total < 0:
@@ -125,8 +131,7 @@ class Session:
         """
         self._must_be_open("commit()")
         self.step += 1
-        self.samples += (self._pending if samples is None else samples) * self.job.world_size
-        self._pending = 0
+        self._consume(samples)
         self._committed = {
             name: value.detach() if isinstance(value, torch.Tensor) else value
             for name, value in metrics.items()
@@ -162,6 +167,9 @@ class Session:
 
     def _batches(self, total: int) -> Iterator[Any]:
         data = self._things["data"]
+        if self._position is not None:
+            self._position.begin()
+        barren = False
         while self.step < total:
             before = self.step
             count = 0
@@ -172,12 +180,26 @@ class Session:
                 yield batch
                 if self.step >= total:
                     return
-            self.epoch += 1
-            if self.step == before:
+            if self._position is None:
+                self.epoch += 1
+            # The rest of an epoch may be less than the batches of one step; a whole one more is not.
+            if self.step == before and (barren or count == 0 or self._position is None):
                 what = (
                     "data is empty" if count == 0 else "a whole pass over the data ended without run.commit()"
                 )
                 raise SessionError(f"{what}: this loop would never end")
+            barren = self.step == before
+
+    def _consume(self, samples: int | None) -> None:
+        counted = (self._pending if samples is None else samples) * self.job.world_size
+        self._pending = 0
+        if self._position is not None:
+            before = self._position.samples
+            self._position.commit()
+            self.epoch = self._position.epoch
+            # Ranks may have different numbers of rows; the position knows of all.
+            counted = self._position.samples - before if samples is None else counted
+        self.samples += counted
 
     # -- reports
 
@@ -263,6 +285,9 @@ def _number(name: str, value: Metric) -> float:
 def _samples_in(batch: Any) -> int:
     if isinstance(batch, torch.Tensor):
         return batch.shape[0] if batch.ndim else 1
+    rows = getattr(batch, "rows", None)
+    if isinstance(rows, int):
+        return rows  # our batches, and ragged features
     if isinstance(batch, dict):
         batch = tuple(batch.values())
     if isinstance(batch, tuple | list):

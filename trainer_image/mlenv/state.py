@@ -19,6 +19,28 @@ class Stateful(Protocol):
         """Put a state back."""
 
 
+@runtime_checkable
+class Positioned(Protocol):
+    """Data that knows how far it is consumed, such as an ``mlenv.data.Stream``."""
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs consumed."""
+
+    @property
+    def samples(self) -> int:
+        """Rows that all ranks together consumed."""
+
+    def begin(self) -> None:
+        """From here on only a commit makes batches consumed."""
+
+    def commit(self) -> None:
+        """All batches given until now are consumed."""
+
+    def agree(self) -> None:
+        """Make sure that all ranks have the same data at the same position; raises when they differ."""
+
+
 def check(things: Mapping[str, object]) -> None:
     """Refuse what cannot be saved, and optimizers that train something else than the given models.
 
