@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mlenv.ckpt import buckets
+from mlenv.ckpt.checkpointer import Checkpointer
 
 WIDTH = 96
 
@@ -163,3 +165,42 @@ def flat(value: Any, name: str = "") -> list[tuple[str, torch.Tensor]]:
     if isinstance(value, dict):
         return [pair for key, one in value.items() for pair in flat(one, f"{name}.{key}")]
     return []
+
+
+def train(rank: int, how: str, folder: str, last: int, more: dict[str, Any] | None = None) -> Any:
+    """Restore, train up to step `last`, saving every five steps; what happened, and the state at the end."""
+    more = dict(more or {})
+    things = Things(how, {"mend": how == "ddp"}, seed=more.pop("seed", 0))
+    said: list[str] = []
+    seen = more.pop("restore", {})
+    where = f"{folder}/node-{os.environ.get('GROUP_RANK')}" if more.get("per_node") else folder
+    with Checkpointer(where, say=said.append, **{"every": 5, **more}, **things.all()) as ck:
+        start = ck.restore(**seen)
+        losses = {}
+        for step in range(start.step, last):
+            losses[step] = things.step(step)
+            ck.commit(step + 1, samples=8 * (step + 1))
+    return {
+        "start": start.step,
+        "passed": [f"{one.name}: {one.why}" for one in start.passed],
+        "losses": losses,
+        "state": whole(things),
+        "said": said,
+        "stats": ck.stats,
+        "digest": start.digest,
+    }
+
+
+def whole(things: Things) -> dict[str, bytes]:
+    """Every tensor, put together from all ranks, under its canonical name; and generators of this rank."""
+    from torch.distributed.tensor import DTensor
+
+    from mlenv.ckpt import things as kept
+
+    found = {}
+    for name, held in kept.collect(things.all()).tensors.items():
+        tensor = held.tensor.full_tensor() if isinstance(held.tensor, DTensor) else held.tensor
+        found[name] = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    found["rng"] = torch.get_rng_state().numpy().tobytes()
+    found["python"] = repr(random.getstate()).encode()
+    return found

@@ -83,7 +83,8 @@ def _enter(
     env: dict[str, str],
     args: Any,
 ) -> None:
-    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), **env})
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ.update({**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", **env})
     import torch
     import torch.distributed as dist
 
