@@ -146,8 +146,9 @@ def put_back(things: Things, state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
-def uninterrupted(rank: int, how: str, options: dict[str, Any], folder: str, first: int, last: int) -> Any:
-    """Steps `first`..`last`; begins from the files of an earlier world unless first is 0."""
+def uninterrupted(rank: int, how: str, options: dict[str, Any], folder: str, span: tuple[int, int]) -> Any:
+    """Steps of `span`; begins from the files of an earlier world unless that starts at 0."""
+    first, last = span
     things = Things(how, options)
     path = f"{folder}/raw-{how}-{rank}.pt"
     if first:

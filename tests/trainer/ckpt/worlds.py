@@ -74,7 +74,7 @@ def run(program: Callable[..., Any], folder: Path, world: int, *args: Any, **mor
     return [one.value for one in ended]
 
 
-def _enter(
+def _enter(  # noqa: PLR0917
     program: Callable[..., Any],
     rank: int,
     world: int,

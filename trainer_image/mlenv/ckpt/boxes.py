@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from mlenv.ckpt import checksum
 from mlenv.ckpt.errors import StateInvalid
+
+if TYPE_CHECKING:
+    import torch
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -30,7 +34,7 @@ def with_local(tensor: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
 
 
 def speaks(tensor: torch.Tensor) -> bool:
-    """Whether this rank counts where several hold the same shard: the first along each replicated dimension."""
+    """Whether this rank counts where several hold the same shard: the first of them does."""
     if not isinstance(tensor, DTensor):
         return True
     where = tensor.device_mesh.get_coordinate()
@@ -50,9 +54,7 @@ def share(tensor: torch.Tensor) -> int:
         return checksum.of(tensor)
     if not speaks(tensor):
         return 0
-    shape, offset = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     memory = tensor.to_local()
     assert tuple(memory.shape) == tuple(shape)
     return checksum.of(memory, tensor.shape, offset)

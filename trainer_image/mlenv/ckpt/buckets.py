@@ -20,8 +20,9 @@ class OrderedDDP(DistributedDataParallel):
     def __init__(self, module: Any, **options: Any) -> None:
         super().__init__(module, **options)
         if not (self.find_unused_parameters or self.static_graph):
-            self.reducer._push_all_rebuilt_params()
-            self.reducer._rebuild_buckets()
+            reducer = self.reducer
+            reducer._push_all_rebuilt_params()  # noqa: SLF001  (there is no public way; torch is pinned)
+            reducer._rebuild_buckets()  # noqa: SLF001
 
     def _build_params_for_reducer(self) -> Any:
         parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]

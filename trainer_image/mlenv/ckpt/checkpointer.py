@@ -87,9 +87,7 @@ class Checkpointer:
         self._running_from: str | None = None
         self._make_folder()
 
-    def restore(
-        self, *, past: bool = False, ceiling: int | None = None, only: str | None = None
-    ) -> Start:
+    def restore(self, *, past: bool = False, ceiling: int | None = None, only: str | None = None) -> Start:
         """Go on from the newest checkpoint that is whole and fits; at step 0 when there never was one.
 
         Older ones are tried when a newer one is damaged, and it is said why. `past`: it is known that there
@@ -292,7 +290,11 @@ def kept_of(found: listing.Found) -> retain.Kept:
 
 
 MAX_CURSOR: Final = 16 << 10
-_VERSIONS: Final = {"mlenv": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+_VERSIONS: Final = {
+    "mlenv": __version__,
+    "torch": str(torch.__version__),
+    "python": platform.python_version(),
+}
 
 
 def _form(job: jobs.Job, folder: Path, *, per_node: bool) -> group.Groups:
@@ -323,4 +325,3 @@ def _code() -> str:
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-

@@ -30,9 +30,7 @@ _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _UNSIGNED: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-def of(
-    local: torch.Tensor, shape: Sequence[int] | None = None, offset: Sequence[int] | None = None
-) -> int:
+def of(local: torch.Tensor, shape: Sequence[int] | None = None, offset: Sequence[int] | None = None) -> int:
     """The sum over a box of a tensor of `shape` that begins at `offset`; over the whole one by default."""
     shape = tuple(local.shape) if shape is None else tuple(shape)
     offset = (0,) * len(shape) if offset is None else tuple(offset)

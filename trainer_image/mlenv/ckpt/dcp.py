@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import torch.distributed.checkpoint as torch_dcp
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from mlenv.ckpt import failpoints
@@ -101,14 +101,14 @@ def parse_metadata(data: bytes, files: Collection[str]) -> Metadata:
             raise NotVerified(f"{name} in DCP's metadata is no tensor: only tensors are read")
     strangers = {info.relative_path for info in found.storage_data.values()} - set(files)
     if strangers:
-        raise NotVerified(f"DCP's metadata refers to {sorted(strangers)[0]}, which the seal does not list")
+        raise NotVerified(f"DCP's metadata refers to {min(strangers)}, which the seal does not list")
     return found
 
 
 def save(tensors: dict[str, torch.Tensor], folder: Path, group: Group, rank: int) -> None:
     """Write one set of tensors; all ranks of `group` take part, each with what it has."""
     with _quiet():
-        torch_dcp.save(
+        state_dict_saver.save(
             tensors, storage_writer=Writer(folder, rank), process_group=group.pg, no_dist=group.alone
         )
 
@@ -116,7 +116,7 @@ def save(tensors: dict[str, torch.Tensor], folder: Path, group: Group, rank: int
 def load(targets: dict[str, torch.Tensor], folder: Path, metadata: Metadata) -> None:
     """Read into the memory of `targets` what this rank holds of them; asks no other rank."""
     with _quiet():
-        torch_dcp.load(targets, storage_reader=Reader(folder, metadata), no_dist=True)
+        state_dict_loader.load(targets, storage_reader=Reader(folder, metadata), no_dist=True)
 
 
 @contextmanager

@@ -33,3 +33,7 @@ class NothingToResume(CheckpointError):
 
 class StateInvalid(CheckpointError):
     """Something to be saved holds what a checkpoint cannot keep."""
+
+
+class TogetherFailed(CheckpointError):
+    """A step that all ranks take together failed on some; the message says on which, and why."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import torch
 
 from mlenv.ckpt import durable, names, seal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlenv.ckpt.candidates import Candidate, Move
@@ -30,12 +32,16 @@ def bring(place: Place, control: Group, candidate: Candidate, moves: tuple[Move,
     mine = place.leaders.index(place.rank) if place.leads else -1
     arriving = place.tmp(whole.step, whole.attempt)
     taking = any(mine in move.targets for move in moves) or (place.leads and not final.is_dir())
-    control.together("making room for files of other nodes", lambda: _begin(final, arriving) if taking else None)
+    control.together(
+        "making room for files of other nodes", lambda: _begin(final, arriving) if taking else None
+    )
     for move in moves:
         source = place.leaders[move.source]
         here = arriving if mine in move.targets else final if place.rank == source else None
         _one(control, move, source, here, place.rank)
-    control.together("keeping files of other nodes", lambda: _end(final, arriving, candidate) if taking else None)
+    control.together(
+        "keeping files of other nodes", lambda: _end(final, arriving, candidate) if taking else None
+    )
 
 
 def _begin(final: Path, arriving: Path) -> None:
@@ -56,33 +62,42 @@ def _end(final: Path, arriving: Path, candidate: Candidate) -> None:
 
 
 def _one(control: Group, move: Move, source: int, here: Path | None, rank: int) -> None:
-    """Send one file from rank `source`, piece by piece."""
-    sends, path = rank == source, here / move.uri if here else None
-    control.together(f"opening {move.uri}", lambda: _open(path) if path and not sends else None)
-    data = torch.empty(min(CHUNK, max(move.size, 1)), dtype=torch.uint8)
-    for at in range(0, move.size, CHUNK):
-        piece = data[: min(CHUNK, move.size - at)]
-        control.together(f"reading {move.uri}", lambda p=piece, a=at: _read(path, p, a) if sends else None)
-        control.send(piece, source)
-        control.together(f"writing {move.uri}", lambda p=piece: _append(path, p) if path and not sends else None)
+    """Send one file from rank `source`, piece by piece; a fault is told at the end, so that nobody waits."""
+    faults: list[OSError] = []
+    with ExitStack() as stack:
+        file = _open(stack, here / move.uri, faults, read=rank == source) if here else None
+        data = torch.zeros(min(CHUNK, max(move.size, 1)), dtype=torch.uint8)
+        for at in range(0, move.size, CHUNK):
+            piece = data[: min(CHUNK, move.size - at)]
+            if rank == source:
+                _try(file, lambda f, piece=piece: f.readinto(piece.numpy()), faults)  # type: ignore[misc]
+            control.send(piece, source)
+            if rank != source:
+                _try(file, lambda f, piece=piece: f.write(piece.numpy()), faults)  # type: ignore[misc]
+        if rank != source:
+            _try(file, lambda f: os.fsync(f.fileno()), faults)
+    control.together(f"bringing {move.uri}", lambda: _raise(faults))
 
 
-def _open(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    path.touch()
+def _open(stack: ExitStack, path: Path, faults: list[OSError], *, read: bool) -> IO[Any] | None:
+    try:
+        if not read:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+        return stack.enter_context(path.open("rb" if read else "xb", buffering=0))
+    except OSError as error:
+        faults.append(error)
+        return None
 
 
-def _read(path: Path | None, piece: torch.Tensor, at: int) -> None:
-    assert path is not None
-    with path.open("rb") as file:
-        file.seek(at)
-        found = file.read(piece.numel())
-    piece.copy_(torch.frombuffer(bytearray(found), dtype=torch.uint8))
+def _try(file: IO[Any] | None, act: Callable[[IO[Any]], object], faults: list[OSError]) -> None:
+    if file is not None and not faults:
+        try:
+            act(file)
+        except OSError as error:
+            faults.append(error)
 
 
-def _append(path: Path, piece: torch.Tensor) -> None:
-    with path.open("ab") as file:
-        file.write(piece.numpy().tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+def _raise(faults: list[OSError]) -> None:
+    if faults:
+        raise faults[0]

@@ -1,4 +1,4 @@
-"""Ranks that act together: each step is done by all, and either all know that it went well, or all why not."""
+"""Ranks that act together: after each step all know that it went well everywhere, or why not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mlenv.ckpt.errors import CheckpointError
+from mlenv.ckpt.errors import CheckpointError, TogetherFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT: Final = timedelta(minutes=30)
 """How long the slowest rank may take to write what it has; a rank that dies is noticed at once."""
-
-
-class TogetherFailed(CheckpointError):
-    """A step that all ranks take together failed on some; the message says on which, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +98,7 @@ def form(ranks: Sequence[int]) -> Group:
         return Group(None, ranks)
     pg = dist.new_group(list(ranks), backend="gloo", timeout=TIMEOUT)
     inside = dist.get_rank() in ranks
-    return Group(pg if inside else None, ranks)
+    return Group(pg if inside and isinstance(pg, dist.ProcessGroup) else None, ranks)
 
 
 def describe(error: BaseException) -> str:
@@ -127,7 +123,7 @@ _HINTS: Final = {
 
 
 def _where(error: OSError) -> str:
-    return f" ({error.filename})" if error.filename else f" ({error})" if error.errno == 5 else ""  # noqa: PLR2004
+    return f" ({error.filename})" if error.filename else f" ({error})" if error.errno == 5 else ""
 
 
 def _joined(failures: dict[int, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -38,7 +39,7 @@ class Sets:
             if here:
                 dcp.load(here, folder, metadata)
         if left:
-            raise Incompatible(f"the checkpoint has no {sorted(left)[0]} (and {len(left) - 1} more)")
+            raise Incompatible(f"the checkpoint has no {min(left)} (and {len(left) - 1} more)")
 
 
 class Loader:
@@ -88,7 +89,9 @@ class Loader:
     def shares(self) -> dict[str, int]:
         """This rank's summands of the checksums of what is living now."""
         state = things.collect(self._living)
-        return {name: boxes.share(held.tensor) for name, held in state.tensors.items() if name in self._sealed}
+        return {
+            name: boxes.share(held.tensor) for name, held in state.tensors.items() if name in self._sealed
+        }
 
     def sharded(self) -> frozenset[str]:
         """Names whose summands must be added over ranks."""
@@ -153,10 +156,8 @@ class Loader:
         state = {}
         for called, entries in tree["state"].items():
             like = own[number[called]]
-            state[number[called]] = {
-                key: plain.decode(value, lambda path, like=like: self._like(path, like))
-                for key, value in entries.items()
-            }
+            give = partial(self._like, parameter=like)
+            state[number[called]] = {key: plain.decode(value, give) for key, value in entries.items()}
         return {
             "state": state,
             "param_groups": [{**one, "params": [number[n] for n in one["params"]]} for one in groups],
@@ -253,7 +254,7 @@ def _same_groups(
         at += len(present["params"])
         strangers = set(group["params"]) - expected
         if strangers:
-            raise Incompatible(f"{name}: {sorted(strangers)[0]} is in another parameter group, or gone")
+            raise Incompatible(f"{name}: {min(strangers)} is in another parameter group, or gone")
 
 
 def _state(folder: Path, whole: Seal) -> Any:
@@ -265,7 +266,9 @@ def _state(folder: Path, whole: Seal) -> Any:
 
 def _set(folder: Path, name: str, whole: Seal) -> tuple[Path, Metadata] | None:
     """The set called `name`; its pickled metadata is hashed in memory before it is opened."""
-    files = {part.uri.removeprefix(f"{name}/"): part for part in whole.parts if part.uri.startswith(f"{name}/")}
+    files = {
+        part.uri.removeprefix(f"{name}/"): part for part in whole.parts if part.uri.startswith(f"{name}/")
+    }
     if not files:
         return None
     if names.METADATA not in files:

@@ -104,7 +104,9 @@ def decode(value: Any, give: Callable[[str], Any]) -> Any:
         raise SealInvalid(f"a value tagged {tag} cannot be read: {error}") from None
 
 
-def _decode_tagged(tag: str, inner: Any, give: Callable[[str], Any]) -> Any:
+def _decode_tagged(  # noqa: PLR0911  (one line for each tag)
+    tag: str, inner: Any, give: Callable[[str], Any]
+) -> Any:
     match tag:
         case "$tensor":
             return give(inner)

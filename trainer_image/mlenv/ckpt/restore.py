@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlenv.ckpt import candidates, durable, exchange, listing, load, verify
-from mlenv.ckpt.errors import CheckpointError, ListingFailed, NothingToResume
-from mlenv.ckpt.group import TogetherFailed
+from mlenv.ckpt.errors import CheckpointError, ListingFailed, NothingToResume, TogetherFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,8 +94,8 @@ class Restore:
     def _nothing(self, passed: Sequence[Refusal]) -> str:
         if not passed:
             return (
-                f"there was a checkpoint of this job, and {self._place.folder} has none: the folder is another "
-                "one, or was emptied. Nothing is started afresh over a past"
+                f"there was a checkpoint of this job, and {self._place.folder} has none: it is another "
+                "folder, or was emptied. Nothing is started afresh over a past"
             )
         reasons = "; ".join(f"{one.name}: {one.why}" for one in passed)
         return (
@@ -152,9 +151,7 @@ class Restore:
     def _load(self, whole: Seal, copy: int) -> load.Loader:
         place = self._place
         folder = place.path(whole.step, whole.attempt)
-        loader = load.Loader(
-            folder, whole, self._living, copy=copy, rank=place.rank, world=place.world
-        )
+        loader = load.Loader(folder, whole, self._living, copy=copy, rank=place.rank, world=place.world)
         loader.run()
         return loader
 
@@ -174,4 +171,3 @@ def _complete(assembly: candidates.Assembly, bad: Mapping[str, str]) -> None:
     if assembly.missing:
         words = [bad.get(uri) or f"{uri} is missing everywhere" for uri in assembly.missing]
         raise CheckpointError("; ".join(words[: load.SHOWN]))
-

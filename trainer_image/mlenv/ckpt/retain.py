@@ -74,7 +74,9 @@ def _sacred(ordered: Sequence[Kept], running_from: str | None) -> set[str]:
 
 
 def _wanted(ordered: Sequence[Kept], policy: Policy) -> set[str]:
-    wanted = {one.digest for one in ordered[: policy.newest]} | {one.digest for one in _hourly(ordered, policy)}
+    wanted = {one.digest for one in ordered[: policy.newest]} | {
+        one.digest for one in _hourly(ordered, policy)
+    }
     best = _best(ordered)
     return wanted | ({best.digest} if policy.best and best else set())
 

@@ -22,7 +22,7 @@ def capture() -> Any:
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002  (the global one is what programs use)
         "torch": torch.get_rng_state().numpy(),
-        "cuda": torch.cuda.get_rng_state().numpy() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state().numpy() if _cuda() else None,
     }
     return plain.encode(states, "rng", _none)
 
@@ -49,6 +49,10 @@ def fold(seed: int, *counts: int) -> int:
     """A seed of 63 bits that depends on every one of the numbers. Pure."""
     text = ",".join(str(one) for one in (seed, *counts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+
+def _cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _none(*_: Any) -> Any:

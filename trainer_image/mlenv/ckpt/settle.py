@@ -75,8 +75,8 @@ def check_size(own: Mapping[str, torch.Tensor]) -> None:
     if size > MAX_PRIVATE:
         biggest = max(own, key=lambda name: own[name].numel())
         raise StateInvalid(
-            f"{size >> 20} MiB of this rank's tensors differ from other ranks' ({biggest} is the biggest), and "
-            "are no shards: make them equal, shard them with fully_shard, or leave them out"
+            f"{size >> 20} MiB of this rank's tensors differ from other ranks' ({biggest} is the biggest), "
+            "and are no shards: make them equal, shard them with fully_shard, or leave them out"
         )
 
 
@@ -94,8 +94,8 @@ def tensors(shares: Sequence[Share]) -> tuple[Tensor, ...]:
 def _tensor(about: Share, by_copy: Mapping[int, int]) -> Tensor:
     if len(set(by_copy.values())) > 1:
         raise SaveFailed(
-            f"{about.name} differs between nodes {' and '.join(map(str, by_copy))}, where it should be equal: "
-            "the replicas have drifted apart (a hardware fault, or a change made on some ranks only)"
+            f"{about.name} differs between nodes {' and '.join(map(str, by_copy))}, where it should be "
+            "equal: the replicas have drifted apart (a hardware fault, or a change made on some ranks only)"
         )
     total = next(iter(by_copy.values()))
     return Tensor(

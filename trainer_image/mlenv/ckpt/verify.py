@@ -22,7 +22,9 @@ def verify(folder: Path, parts: Sequence[Part], rank: int = 0) -> dict[str, str]
     """For each file, why it cannot be believed; an empty sentence when it is what the seal says."""
     failpoints.hit("verify", rank)
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip([one.uri for one in parts], pool.map(lambda one: _why(folder, one), parts), strict=True))
+        return dict(
+            zip([one.uri for one in parts], pool.map(lambda one: _why(folder, one), parts), strict=True)
+        )
 
 
 def _why(folder: Path, part: Part) -> str:
@@ -41,14 +43,18 @@ def check(folder: Path, part: Part) -> None:
             raise NotVerified(f"{part.uri} is reached through a link, which no checkpoint has")
         size = path.lstat().st_size
         if size != part.size:
-            raise NotVerified(f"{part.uri} has {size} bytes instead of {part.size}: it was cut off or replaced")
+            raise NotVerified(
+                f"{part.uri} has {size} bytes instead of {part.size}: it was cut off or replaced"
+            )
         _, found = durable.hash_file(path, part.algorithm)
     except FileNotFoundError:
         raise NotVerified(f"{part.uri} is missing") from None
     except OSError as error:
         raise NotVerified(f"{part.uri} cannot be read: {error.strerror}") from error
     if found != part.hash:
-        raise NotVerified(f"{part.uri} is not what was sealed (its {part.algorithm} differs): damaged or replaced")
+        raise NotVerified(
+            f"{part.uri} is not what was sealed (its {part.algorithm} differs): damaged or replaced"
+        )
 
 
 def diff(sealed: Sequence[Tensor], present: dict[str, tuple[tuple[int, ...], str]]) -> list[str]:

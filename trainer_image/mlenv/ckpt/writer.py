@@ -11,7 +11,6 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.distributed.tensor import DTensor
 
 from mlenv.ckpt import boxes, checksum, dcp, durable, failpoints, names, plain, seal, settle
@@ -20,6 +19,8 @@ from mlenv.ckpt.place import Place, assign
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import torch
 
     from mlenv.ckpt.group import Group
     from mlenv.ckpt.things import State
@@ -119,7 +120,9 @@ class Save:
             for name, one in work.copies.items()
             if name not in work.alike and not isinstance(one, DTensor)
         }
-        trees = {name: hashlib.sha256(plain.dumps(tree).encode()).hexdigest() for name, tree in work.trees.items()}
+        trees = {
+            name: hashlib.sha256(plain.dumps(tree).encode()).hexdigest() for name, tree in work.trees.items()
+        }
         return settle.Digests(loose, trees)
 
     def _private(self, agreed: settle.Agreed) -> dict[str, Any]:
@@ -177,7 +180,9 @@ class Save:
     def _share(self, name: str, tensor: torch.Tensor) -> settle.Share:
         copy = -1 if isinstance(tensor, DTensor) else self._place.copy or 0
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return settle.Share(name, tuple(tensor.shape), dtype, copy, boxes.share(tensor), name in self._work.models)
+        return settle.Share(
+            name, tuple(tensor.shape), dtype, copy, boxes.share(tensor), name in self._work.models
+        )
 
     def _parts(self, folder: str, own: int, kind: seal.Kind, *, leader: bool) -> list[seal.Part]:
         """The files that this rank wrote into a set."""
