@@ -48,14 +48,15 @@ class Things:
         self.net: nn.Module = Net()
         options = dict(options or {})
         mend = options.pop("mend", False)
-        if how == "ddp" and dist.is_initialized():
+        if how in {"ddp", "noema"} and dist.is_initialized():
             ddp = (buckets.OrderedDDP if mend else DistributedDataParallel)(self.net, **options)
             self.net = ddp
-        elif how == "fsdp":
+        elif how == "fsdp" and dist.is_initialized():
             for part in (self.net.a, self.net.b):
                 fully_shard(part)  # type: ignore[arg-type]
             fully_shard(self.net)
-        self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(0.9)) if how != "fsdp" else None
+        averaged = how not in {"fsdp", "noema"}
+        self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(0.9)) if averaged else None
         self.opt = torch.optim.AdamW(self.net.parameters(), lr=1e-2, weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.opt, max_lr=1e-2, total_steps=100)
         self.scaler = Scaler()
@@ -171,7 +172,7 @@ def flat(value: Any, name: str = "") -> list[tuple[str, torch.Tensor]]:
 def train(rank: int, how: str, folder: str, last: int, more: dict[str, Any] | None = None) -> Any:
     """Restore, train up to step `last`, saving every five steps; what happened, and the state at the end."""
     more = dict(more or {})
-    things = Things(how, {"mend": how == "ddp"}, seed=more.pop("seed", 0))
+    things = Things(how, {"mend": how in {"ddp", "noema"}}, seed=more.pop("seed", 0))
     said: list[str] = []
     seen = more.pop("restore", {})
     where = f"{folder}/node-{os.environ.get('GROUP_RANK')}" if more.get("per_node") else folder
@@ -205,3 +206,14 @@ def whole(things: Things) -> dict[str, bytes]:
     found["rng"] = torch.get_rng_state().numpy().tobytes()
     found["python"] = repr(random.getstate()).encode()
     return found
+
+
+def resave(rank: int, how: str, folder: str, step: int | None) -> Any:
+    """Restore, save the same under a new step unless that is None, and show what there is."""
+    things = Things(how, {"mend": how in {"ddp", "noema"}}, seed=99)
+    with Checkpointer(folder, every=1, say=lambda _: None, **things.all()) as ck:
+        start = ck.restore()
+        if step is not None:
+            ck.save(step)
+            assert ck.wait(), ck.stats.errors
+    return {"start": start.step, "state": whole(things), "same": start.same_world}
