@@ -63,9 +63,7 @@ def test_ordered_ddp_trains_as_plain_ddp_does(tmp_path: Path) -> None:
     """At two ranks a sum has one order, so both must agree in every bit."""
     for folder in ("plain", "ordered"):
         (tmp_path / folder).mkdir()
-    plain = worlds.run(
-        programs.uninterrupted, tmp_path / "w", 2, "ddp", {}, str(tmp_path / "plain"), (0, 10)
-    )
+    plain = worlds.run(programs.uninterrupted, tmp_path / "w", 2, "ddp", {}, str(tmp_path / "plain"), (0, 10))
     ordered = worlds.run(
         programs.uninterrupted, tmp_path / "w", 2, "ddp", {"mend": True}, str(tmp_path / "ordered"), (0, 10)
     )

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from mlenv.ckpt import failpoints
-from mlenv.ckpt.errors import NotVerified
+from mlenv.ckpt.errors import NotVerified, TogetherFailed
+from mlenv.ckpt.group import describe, joined
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -107,7 +109,7 @@ def parse_metadata(data: bytes, files: Collection[str]) -> Metadata:
 
 def save(tensors: dict[str, torch.Tensor], folder: Path, group: Group, rank: int) -> None:
     """Write one set of tensors; all ranks of `group` take part, each with what it has."""
-    with _quiet():
+    with _guarded(group):
         state_dict_saver.save(
             tensors, storage_writer=Writer(folder, rank), process_group=group.pg, no_dist=group.alone
         )
@@ -115,13 +117,25 @@ def save(tensors: dict[str, torch.Tensor], folder: Path, group: Group, rank: int
 
 def load(targets: dict[str, torch.Tensor], folder: Path, metadata: Metadata) -> None:
     """Read into the memory of `targets` what this rank holds of them; asks no other rank."""
-    with _quiet():
+    with _guarded(None):
         state_dict_loader.load(targets, storage_reader=Reader(folder, metadata), no_dist=True)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """DCP warns that it works alone, which is what it was told to do."""
+def _guarded(group: Group | None) -> Iterator[None]:
+    """Failures as ours: DCP's are no Exceptions, and would end a thread that catches those.
+
+    It also warns that it works alone, which is what it was told to do.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+        try:
+            yield
+        except CheckpointException as error:
+            raise TogetherFailed(_words(error, group)) from None
+
+
+def _words(error: CheckpointException, group: Group | None) -> str:
+    several = group is not None and not group.alone
+    by_rank = {group.ranks[one] if group else one: describe(why[0]) for one, why in error.failures.items()}
+    return joined(by_rank) if several else "; ".join(by_rank.values())

@@ -13,6 +13,7 @@ VARIABLE: Final = "MLENV_FAILPOINTS"
 """``point=action[@rank]``, several separated by commas; actions: kill, raise, full, ``wait:FILE``."""
 POINTS: Final = (
     "snapshot",
+    "compare",
     "write",
     "seal",
     "rename",

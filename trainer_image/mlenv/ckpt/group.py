@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.api import CheckpointException
 
 from mlenv.ckpt.errors import CheckpointError, TogetherFailed
 
@@ -75,7 +74,9 @@ class Group:
         results = self.gather(own)
         failures = {rank: one.text for rank, one in enumerate(results) if isinstance(one, _Failure)}
         if failures:
-            raise TogetherFailed(f"{what}: {_joined(failures)}")
+            same = len(failures) == len(results) and len(set(failures.values())) == 1
+            why = failures[0] if same else joined(failures)
+            raise TogetherFailed(f"{what}: {why}")
         return [one for one in results if not isinstance(one, _Failure)]
 
 
@@ -103,8 +104,6 @@ def form(ranks: Sequence[int]) -> Group:
 
 def describe(error: BaseException) -> str:
     """What went wrong, in words that say what to do about it."""
-    if isinstance(error, CheckpointException):
-        return "; ".join(dict.fromkeys(describe(one[0]) for one in error.failures.values()))
     if isinstance(error, CheckpointError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
@@ -126,7 +125,8 @@ def _where(error: OSError) -> str:
     return f" ({error.filename})" if error.filename else f" ({error})" if error.errno == 5 else ""
 
 
-def _joined(failures: dict[int, str]) -> str:
+def joined(failures: dict[int, str]) -> str:
+    """What went wrong on which ranks."""
     by_text: dict[str, list[int]] = {}
     for rank, text in failures.items():
         by_text.setdefault(text, []).append(rank)

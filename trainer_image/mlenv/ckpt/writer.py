@@ -89,7 +89,7 @@ class Save:
 
     def _run(self) -> seal.Seal:
         self._every.together("making the folder", self._prepare)
-        agreed = settle.settle(self._every.gather(self._digests()))
+        agreed = settle.settle(self._every.together("comparing ranks", self._digests))
         private = self._every.together("gathering what differs by rank", lambda: self._private(agreed))
         replica, shards = self._sets(agreed)
         if self._any(replica):
@@ -114,6 +114,7 @@ class Save:
 
     def _digests(self) -> settle.Digests:
         """Of everything that could differ between ranks."""
+        failpoints.hit("compare", self._place.rank)
         work = self._work
         loose = {
             name: settle.Fingerprint(str(one.dtype), tuple(one.shape), checksum.of(one))
