@@ -175,7 +175,8 @@ def train(rank: int, how: str, folder: str, last: int, more: dict[str, Any] | No
     things = Things(how, {"mend": how in {"ddp", "noema"}}, seed=more.pop("seed", 0))
     said: list[str] = []
     seen = more.pop("restore", {})
-    where = f"{folder}/node-{os.environ.get('GROUP_RANK')}" if more.get("per_node") else folder
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    where = f"{folder}/node-{os.environ['GROUP_RANK']}" if more.get("per_node") else folder
     with Checkpointer(where, say=said.append, **{"every": 5, **more}, **things.all()) as ck:
         start = ck.restore(**seen)
         losses = {}

@@ -36,14 +36,15 @@ class Ended:
 
 
 def start(
-    program: Callable[..., Any], folder: Path, world: int, *args: Any, env: dict[str, str] | None = None
+    program: Callable[..., Any], folder: Path, world: int, *args: Any, env: dict[str, str] | None = None, nodes: int = 1
 ) -> list[Any]:
-    """Start `program(rank, *args)` in `world` new processes that form a gloo world."""
+    """Start `program(rank, *args)` in `world` new processes that form a gloo world, on so many nodes."""
     folder.mkdir(parents=True, exist_ok=True)
     meeting = folder / f"meet-{os.urandom(4).hex()}"
     started = []
     for rank in range(world):
-        target = (program, rank, world, str(meeting), str(folder / f"rank-{rank}.pickle"), env or {}, args)
+        here = {"GROUP_RANK": str(rank * nodes // world), **(env or {})}
+        target = (program, rank, world, str(meeting), str(folder / f"rank-{rank}.pickle"), here, args)
         process = _server.Process(target=_enter, args=target)
         process.start()
         started.append(process)
