@@ -10,14 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mlenv.ckpt.checkpointer import Checkpointer
     from mlenv.dist import wrap
     from mlenv.job import Job, init
     from mlenv.session import Session
 
 __version__: Final = "0.1.0"
-__all__ = ["Job", "Session", "__version__", "init", "wrap"]
+__all__ = ["Checkpointer", "Job", "Session", "__version__", "init", "wrap"]
 
-_HOMES: Final = {"Job": "mlenv.job", "init": "mlenv.job", "wrap": "mlenv.dist", "Session": "mlenv.session"}
+_HOMES: Final = {
+    "Checkpointer": "mlenv.ckpt.checkpointer",
+    "Job": "mlenv.job",
+    "Session": "mlenv.session",
+    "init": "mlenv.job",
+    "wrap": "mlenv.dist",
+}
 
 
 def __getattr__(name: str) -> Any:

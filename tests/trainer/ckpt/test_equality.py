@@ -28,7 +28,12 @@ def differing(folder: Path, world: int, how: str, options: dict[str, Any]) -> se
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gradient_as_bucket_view": True}, {"bucket_cap_mb": 1000}, {"static_graph": True}],
+    [
+        {},
+        pytest.param({"gradient_as_bucket_view": True}, marks=pytest.mark.slow),
+        pytest.param({"bucket_cap_mb": 1000}, marks=pytest.mark.slow),
+        pytest.param({"static_graph": True}, marks=pytest.mark.slow),
+    ],
     ids=["plain", "bucket-view", "one-bucket", "static-graph"],
 )
 def test_ddp_of_four_ranks_is_another_run_after_a_restart(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -40,11 +45,11 @@ def test_ddp_of_four_ranks_is_another_run_after_a_restart(tmp_path: Path, option
 @pytest.mark.parametrize(
     ("world", "options"),
     [
-        (2, {}),
-        (4, {"find_unused_parameters": True}),
-        (2, {"mend": True}),
+        pytest.param(2, {}, marks=pytest.mark.slow),
+        pytest.param(4, {"find_unused_parameters": True}, marks=pytest.mark.slow),
+        pytest.param(2, {"mend": True}, marks=pytest.mark.slow),
         (4, {"mend": True}),
-        (4, {"mend": True, "gradient_as_bucket_view": True}),
+        pytest.param(4, {"mend": True, "gradient_as_bucket_view": True}, marks=pytest.mark.slow),
     ],
     ids=["plain-of-two", "find-unused", "ordered-of-two", "ordered", "ordered-bucket-view"],
 )
@@ -54,7 +59,7 @@ def test_ddp_is_equal_where_buckets_stay_or_sums_have_two_terms(
     assert differing(tmp_path, world, "ddp", options) == set()
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_fully_shard_is_equal(tmp_path: Path, world: int) -> None:
     assert differing(tmp_path, world, "fsdp", {}) == set()
 

@@ -19,7 +19,16 @@ def unequal(left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
     return [name for name in sorted(names) if left.get(name) != right.get(name)]
 
 
-@pytest.mark.parametrize(("how", "world"), [("ddp", 1), ("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4)])
+@pytest.mark.parametrize(
+    ("how", "world"),
+    [
+        pytest.param("ddp", 1, marks=pytest.mark.slow),
+        pytest.param("ddp", 2, marks=pytest.mark.slow),
+        ("ddp", 4),
+        ("fsdp", 2),
+        pytest.param("fsdp", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_goes_on_as_if_nothing_had_happened(tmp_path: Path, how: str, world: int) -> None:
     ref = worlds.run(programs.train, tmp_path / "w", world, how, str(tmp_path / "ref"), 12)
     worlds.run(programs.train, tmp_path / "w", world, how, str(tmp_path / "ck"), 8)
@@ -33,8 +42,8 @@ def test_goes_on_as_if_nothing_had_happened(tmp_path: Path, how: str, world: int
 @pytest.mark.parametrize(
     "chain",
     [
-        [("fsdp", 1), ("fsdp", 2), ("fsdp", 4), ("fsdp", 1)],
-        [("plain", 1), ("ddp", 2), ("ddp", 4), ("plain", 1)],
+        pytest.param([("fsdp", 1), ("fsdp", 2), ("fsdp", 4), ("fsdp", 1)], marks=pytest.mark.slow),
+        pytest.param([("plain", 1), ("ddp", 2), ("ddp", 4), ("plain", 1)], marks=pytest.mark.slow),
         [("noema", 2), ("fsdp", 4), ("noema", 2), ("fsdp", 2)],
     ],
     ids=["fsdp", "ddp", "ddp-fsdp"],
@@ -53,6 +62,7 @@ def test_another_world_or_wrapper_has_the_same_bits(tmp_path: Path, chain: list[
             assert unequal(left, right) == []
 
 
+@pytest.mark.slow
 def test_generators_differ_by_rank_and_are_counted_in_another_world(tmp_path: Path) -> None:
     folder = str(tmp_path / "ck")
     saved = worlds.run(programs.train, tmp_path / "w", 2, "ddp", folder, 5)

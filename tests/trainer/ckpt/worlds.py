@@ -36,7 +36,12 @@ class Ended:
 
 
 def start(
-    program: Callable[..., Any], folder: Path, world: int, *args: Any, env: dict[str, str] | None = None, nodes: int = 1
+    program: Callable[..., Any],
+    folder: Path,
+    world: int,
+    *args: Any,
+    env: dict[str, str] | None = None,
+    nodes: int = 1,
 ) -> list[Any]:
     """Start `program(rank, *args)` in `world` new processes that form a gloo world, on so many nodes."""
     folder.mkdir(parents=True, exist_ok=True)

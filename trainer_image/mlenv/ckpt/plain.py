@@ -100,7 +100,7 @@ def decode(value: Any, give: Callable[[str], Any]) -> Any:
         return {key: decode(one, give) for key, one in value.items()}
     try:
         return _decode_tagged(tag, value[tag], give)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise SealInvalid(f"a value tagged {tag} cannot be read: {error}") from None
 
 
