@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -51,11 +52,14 @@ class Things:
         if how in {"ddp", "noema"} and dist.is_initialized():
             ddp = (buckets.OrderedDDP if mend else DistributedDataParallel)(self.net, **options)
             self.net = ddp
-        elif how == "fsdp" and dist.is_initialized():
+        elif how in {"fsdp", "hsdp"} and dist.is_initialized():
+            mesh = (
+                init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "shard")) if how == "hsdp" else None
+            )
             for part in (self.net.a, self.net.b):
-                fully_shard(part)  # type: ignore[arg-type]
-            fully_shard(self.net)
-        averaged = how not in {"fsdp", "noema"}
+                fully_shard(part, mesh=mesh)  # type: ignore[arg-type]
+            fully_shard(self.net, mesh=mesh)
+        averaged = how not in {"fsdp", "hsdp", "noema"}
         self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(0.9)) if averaged else None
         self.opt = torch.optim.AdamW(self.net.parameters(), lr=1e-2, weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.opt, max_lr=1e-2, total_steps=100)

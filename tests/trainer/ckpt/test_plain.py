@@ -8,7 +8,6 @@ from collections import OrderedDict, defaultdict
 from typing import Any
 
 import numpy as np
-import numpy.random as legacy
 import pytest
 import torch
 from hypothesis import given
@@ -101,10 +100,10 @@ def test_small_tensors_bit_for_bit(dtype: torch.dtype) -> None:
 
 def test_generators_go_on_where_they_were() -> None:
     kept = rng.capture()
-    expected = (random.random(), legacy.rand(), torch.rand(1))
-    random.random(), legacy.rand(3), torch.rand(7)
+    expected = (random.random(), np.random.rand(), torch.rand(1))  # noqa: NPY002
+    random.random(), np.random.rand(3), torch.rand(7)  # noqa: NPY002
     rng.restore(kept)
-    assert (random.random(), legacy.rand(), torch.rand(1)) == expected
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected  # noqa: NPY002
 
 
 def test_counted_seeds_differ_in_every_count() -> None:

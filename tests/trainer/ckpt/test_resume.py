@@ -27,6 +27,7 @@ def unequal(left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
         ("ddp", 4),
         ("fsdp", 2),
         pytest.param("fsdp", 4, marks=pytest.mark.slow),
+        pytest.param("hsdp", 4, marks=pytest.mark.slow),
     ],
 )
 def test_goes_on_as_if_nothing_had_happened(tmp_path: Path, how: str, world: int) -> None:
@@ -43,10 +44,11 @@ def test_goes_on_as_if_nothing_had_happened(tmp_path: Path, how: str, world: int
     "chain",
     [
         pytest.param([("fsdp", 1), ("fsdp", 2), ("fsdp", 4), ("fsdp", 1)], marks=pytest.mark.slow),
+        pytest.param([("hsdp", 4), ("fsdp", 2), ("hsdp", 4), ("noema", 1)], marks=pytest.mark.slow),
         pytest.param([("plain", 1), ("ddp", 2), ("ddp", 4), ("plain", 1)], marks=pytest.mark.slow),
         [("noema", 2), ("fsdp", 4), ("noema", 2), ("fsdp", 2)],
     ],
-    ids=["fsdp", "ddp", "ddp-fsdp"],
+    ids=["fsdp", "hsdp", "ddp", "ddp-fsdp"],
 )
 def test_another_world_or_wrapper_has_the_same_bits(tmp_path: Path, chain: list[tuple[str, int]]) -> None:
     """Each world loads what the first one saved, saves it again at the next step, and shows what it holds."""

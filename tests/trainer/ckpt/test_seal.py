@@ -126,5 +126,8 @@ def test_one_changed_byte_is_seen(data: st.DataObject) -> None:
 def test_names_of_folders() -> None:
     assert names.parse_folder(names.folder(12, 3)) == (12, 3)
     assert names.parse_folder("step-12.a3") is None
-    assert names.is_litter(names.folder(12, 3) + names.TMP)
-    assert not names.is_litter("notes.tmp")
+    for name in (names.folder(12, 3) + names.TMP, names.folder(12, 3) + names.GONE + names.TMP):
+        assert names.is_litter(name, 3)
+        assert not names.is_litter(name, 2), "a newer attempt is writing it"
+    assert not names.is_litter("notes.tmp", 3)
+    assert not names.is_litter(names.folder(12, 3), 3)

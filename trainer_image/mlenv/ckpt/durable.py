@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlenv.ckpt import names
 from mlenv.ckpt.errors import NotVerified
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def rename(old: Path, new: Path) -> None:
 
 def remove(folder: Path) -> None:
     """Delete a folder so that a crash on the way leaves only a ``.tmp`` name."""
-    if folder.name.endswith(".tmp"):
+    if folder.name.endswith(names.TMP):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    gone = folder.with_name(f"{folder.name}.gone.tmp")
+    gone = folder.with_name(folder.name + names.GONE + names.TMP)
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     sync_folder(gone.parent)

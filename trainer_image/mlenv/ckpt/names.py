@@ -11,6 +11,7 @@ STATE: Final = "state.json"
 SHARDS: Final = "shards"
 METADATA: Final = ".metadata"
 TMP: Final = ".tmp"
+GONE: Final = ".gone"
 MAX_URI: Final = 240
 MAX_DEPTH: Final = 8
 
@@ -29,9 +30,15 @@ def parse_folder(name: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def is_litter(name: str) -> bool:
-    """Whether this is what a save or a deletion left when it was cut off."""
-    return name.startswith("step-") and name.endswith(TMP)
+def is_litter(name: str, attempt: int) -> bool:
+    """Whether this is what a save or a deletion of `attempt` or an older one left when it was cut off.
+
+    What a newer attempt is writing is not ours to clear: then we are what should be gone.
+    """
+    if not name.endswith(TMP):
+        return False
+    numbers = parse_folder(name.removesuffix(TMP).removesuffix(GONE))
+    return numbers is not None and numbers[1] <= attempt
 
 
 def replica(number: int) -> str:

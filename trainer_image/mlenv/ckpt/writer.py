@@ -17,7 +17,6 @@ from mlenv.ckpt import boxes, checksum, dcp, durable, failpoints, names, plain, 
 from mlenv.ckpt.place import Place, assign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     import torch
@@ -77,7 +76,6 @@ class Save:
         self._work = work
         self._tmp = place.tmp(work.head.step, work.head.attempt)
         self._final = place.path(work.head.step, work.head.attempt)
-        self._renamed = False
 
     def run(self) -> seal.Seal:
         """Write it; the seal. Raises CheckpointError on all ranks, and then nothing is left of it."""
@@ -109,7 +107,7 @@ class Save:
 
     def _prepare(self) -> None:
         if self._place.leads:
-            clear(self._place.folder)
+            clear(self._place.folder, self._work.head.attempt)
             self._tmp.mkdir()
 
     def _digests(self) -> settle.Digests:
@@ -243,19 +241,19 @@ class Save:
     def _rename(self) -> None:
         if self._place.leads:
             durable.rename(self._tmp, self._final)
-            self._renamed = True
 
     def _undo(self) -> None:
-        """Leave nothing of it. Other ranks may be gone, so this asks nobody."""
+        """Leave nothing of it. Other ranks may be gone, so this asks nobody.
+
+        A folder that has its name stays: it is whole, and other nodes may count on it.
+        """
         if self._place.leads:
             shutil.rmtree(self._tmp, ignore_errors=True)
 
 
-def clear(folder: Path, say: Callable[[str], None] | None = None) -> int:
+def clear(folder: Path, attempt: int) -> int:
     """Delete what saves and deletions left that were cut off; how many there were."""
-    found = [path for path in folder.iterdir() if names.is_litter(path.name)]
+    found = [path for path in folder.iterdir() if names.is_litter(path.name, attempt)]
     for path in found:
-        if say:
-            say(f"removing {path.name}, which a save or a deletion left unfinished")
         shutil.rmtree(path)
     return len(found)
