@@ -26,7 +26,7 @@ def kind_of(uri: str) -> Any:
 
 
 def found(one: seal.Seal, *, finished: bool = True) -> Found:
-    return Found(one.folder, one.step, one.attempt, one, seal.digest(one), "", {}, finished)
+    return Found(one.folder, one.step, one.attempt, one, seal.digest(one), "", finished)
 
 
 def steps(listings: list[list[Found]], **more: Any) -> list[tuple[int, int]]:
@@ -51,7 +51,7 @@ def test_sealed_anywhere_is_sealed_and_sealed_nowhere_is_not() -> None:
 
 
 def test_an_unreadable_seal_is_a_past() -> None:
-    bad = Found(names.folder(3, 1), 3, 1, None, "", "it was cut off", {}, finished=True)
+    bad = Found(names.folder(3, 1), 3, 1, None, "", "it was cut off", finished=True)
     choice = choose([[bad]], job="uid")
     assert not choice.empty
     assert choice.refusals[0].why == "it was cut off"

@@ -138,11 +138,14 @@ def test_a_damaged_file_is_brought_anew(tmp_path: Path) -> None:
     saved = worlds.run(programs.train, tmp_path / "w", 2, "ddp", str(folder), 5, NODES, nodes=2)
     at = folder / "node-1" / names.folder(5, 1)
     flip(at / names.STATE, 50)
+    flip(at / names.SEAL, 50)
     flip(at / "replica-1" / "__0_0.distcp", 500)
     again = worlds.run(programs.train, tmp_path / "w", 2, "ddp", str(folder), 5, NODES, nodes=2)
     for before, resumed in zip(saved, again, strict=True):
         assert resumed["start"] == 5
         assert unequal(before["state"], resumed["state"]) == []
+    seals = {(folder / f"node-{n}" / names.folder(5, 1) / names.SEAL).read_bytes() for n in (0, 1)}
+    assert len(seals) == 1
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])

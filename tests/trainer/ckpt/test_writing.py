@@ -13,7 +13,7 @@ import worlds
 from rig import until
 from test_faults import Run, restored
 
-from mlenv.ckpt import failpoints, names, retain
+from mlenv.ckpt import failpoints, names, retain, seal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -242,3 +242,13 @@ def test_the_one_we_run_from_is_kept(tmp_path: Path) -> None:
         again.step(step)
     again.ck.close()
     assert sealed(tmp_path / "ck") == [names.folder(1, 1), names.folder(4, 2)]
+
+
+def test_a_retention_that_fails_is_told_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "ck"
+    worlds.run(programs.train, tmp_path / "w", 2, "ddp", str(folder), 5)
+    path = folder / names.folder(5, 1) / names.SEAL
+    path.write_bytes(seal.encode(seal.parse(path.read_bytes()).model_copy(update={"time": "soon"})))
+    ran = worlds.run(programs.train, tmp_path / "w", 2, "ddp", str(folder), 15)
+    assert ran[0]["stats"].saved == 2
+    assert "old checkpoints were not deleted: choosing what to delete: rank 0" in ran[0]["said"][-1]

@@ -218,7 +218,8 @@ class Checkpointer:
 
     def _retain(self) -> None:
         try:
-            self._delete(self._groups.every.first(self._surplus()))
+            every = self._groups.every
+            self._delete(every.together("choosing what to delete", self._surplus)[0])
         except Exception as error:  # noqa: BLE001  (what is not deleted now is deleted next time)
             self._tell(f"old checkpoints were not deleted: {group.describe(error)}")
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import torch
 
-from mlenv.ckpt import durable, names, seal
+from mlenv.ckpt import durable, names, seal, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,8 @@ def bring(place: Place, control: Group, candidate: Candidate, moves: tuple[Move,
     final = place.path(whole.step, whole.attempt)
     mine = place.leaders.index(place.rank) if place.leads else -1
     arriving = place.tmp(whole.step, whole.attempt)
-    taking = any(mine in move.targets for move in moves) or (place.leads and not final.is_dir())
+    brought = {move.uri for move in moves if mine in move.targets}
+    taking = place.leads and (bool(brought) or mine not in candidate.holders | candidate.unfinished)
     control.together(
         "making room for files of other nodes", lambda: _begin(final, arriving) if taking else None
     )
@@ -40,7 +41,8 @@ def bring(place: Place, control: Group, candidate: Candidate, moves: tuple[Move,
         here = arriving if mine in move.targets else final if place.rank == source else None
         _one(control, move, source, here, place.rank)
     control.together(
-        "keeping files of other nodes", lambda: _end(final, arriving, candidate) if taking else None
+        "keeping files of other nodes",
+        lambda: _end(final, arriving, candidate.seal, brought) if taking else None,
     )
 
 
@@ -53,8 +55,11 @@ def _begin(final: Path, arriving: Path) -> None:
         arriving.mkdir()
 
 
-def _end(final: Path, arriving: Path, candidate: Candidate) -> None:
-    durable.replace(arriving / names.SEAL, seal.encode(candidate.seal))
+def _end(final: Path, arriving: Path, whole: seal.Seal, brought: set[str]) -> None:
+    for part in whole.parts:
+        if part.uri in brought:
+            verify.check(arriving, part)
+    durable.replace(arriving / names.SEAL, seal.encode(whole))
     durable.sync_tree(arriving)
     if final.is_dir():
         durable.remove(final)

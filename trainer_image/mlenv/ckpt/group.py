@@ -50,15 +50,6 @@ class Group:
             dist.all_gather_object(found, value, group=self.pg)
         return found
 
-    def first(self, value: T) -> T:
-        """The first rank's value."""
-        if self.pg is None:
-            return value
-        box = [value]
-        with self._lock:
-            dist.broadcast_object_list(box, src=self.ranks[0], group=self.pg)
-        return box[0]
-
     def send(self, data: torch.Tensor, source: int) -> None:
         """Fill `data` on every rank with what rank `source` has there."""
         if self.pg is not None:

@@ -1,20 +1,17 @@
-"""What lies in a folder of checkpoints: reads names, sizes and seals, and nothing else."""
+"""What lies in a folder of checkpoints: reads names and seals, and nothing else."""
 
 from __future__ import annotations
 
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mlenv.ckpt import names, seal
 from mlenv.ckpt.errors import ListingFailed, SealInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-MAX_FILES: Final = 1 << 20
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +25,6 @@ class Found:
     digest: str
     refusal: str
     """Why it cannot be used; empty when nothing speaks against it yet."""
-    sizes: dict[str, int]
-    """Bytes of each file in it, by relative path."""
     finished: bool
     """Whether it has its name for good; else it was sealed, and cut off just before."""
 
@@ -63,12 +58,12 @@ def _look(folder: Path) -> Found | None:
     except SealInvalid as error:
         refusal = str(error)
     digest = seal.digest(whole) if whole else ""
-    return Found(folder.name, *numbers, whole, digest, refusal, dict(_sizes(folder)), finished)
+    return Found(folder.name, *numbers, whole, digest, refusal, finished)
 
 
 def _unsealed(name: str, numbers: tuple[int, int]) -> Found:
     """Only hands can do this: the name is given after the seal is written."""
-    return Found(name, *numbers, None, "", f"{names.SEAL} is missing: somebody removed it", {}, finished=True)
+    return Found(name, *numbers, None, "", f"{names.SEAL} is missing: somebody removed it", finished=True)
 
 
 def _parse(path: Path, numbers: tuple[int, int]) -> seal.Seal:
@@ -82,14 +77,3 @@ def _parse(path: Path, numbers: tuple[int, int]) -> seal.Seal:
             f"its seal says step {whole.step} of attempt {whole.attempt}: the folder was renamed by hand"
         )
     return whole
-
-
-def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    count = 0
-    for where, _, files in os.walk(folder):
-        for name in files:
-            count += 1
-            if count > MAX_FILES:
-                raise OSError(7, f"more than {MAX_FILES} files in {folder}")
-            path = Path(where, name)
-            yield path.relative_to(folder).as_posix(), path.lstat().st_size

@@ -210,7 +210,9 @@ def compare(whole: Seal, shares: list[dict[str, int]], sharded: frozenset[str]) 
     words = []
     for one in whole.tensors:
         sums = [share[one.name] for share in shares if one.name in share]
-        found = [sum(sums) % checksum.MODULUS] if one.name in sharded else sums
+        found = [sum(sums) % checksum.MODULUS] if sums and one.name in sharded else sums
+        if not sums:
+            words.append(f"{one.name} is gone after it was loaded")
         wrong = [rank for rank, value in enumerate(found) if checksum.text(value) != one.checksum]
         if wrong:
             where = "" if one.name in sharded else f" on rank {', '.join(map(str, wrong))}"
