@@ -221,4 +221,5 @@ def resave(rank: int, how: str, folder: str, step: int | None) -> Any:
         if step is not None:
             ck.save(step)
             assert ck.wait(), ck.stats.errors
-    return {"start": start.step, "state": whole(things), "same": start.same_world}
+    passed = [one.why for one in start.passed]
+    return {"start": start.step, "state": whole(things), "same": start.same_world, "passed": passed}

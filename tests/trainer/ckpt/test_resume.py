@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import programs
 import pytest
 import worlds
+from test_faults import reseal
+
+from mlenv.ckpt import names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,3 +80,36 @@ def test_generators_differ_by_rank_and_are_counted_in_another_world(tmp_path: Pa
     ]
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 4
+
+
+def test_shards_that_changed_places_are_seen(tmp_path: Path) -> None:
+    """By their hashes; and where only the map is wrong, by what the tensor adds up to after loading."""
+    folder = tmp_path / "ck"
+    worlds.run(programs.train, tmp_path / "w", 2, "fsdp", str(folder), 10)
+    at = folder / names.folder(10, 1)
+    first, second = (at / "shards" / f"__{rank}_0.distcp" for rank in (0, 1))
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+    again = worlds.run(programs.resave, tmp_path / "w", 1, "fsdp", str(folder), None)[0]
+    assert again["start"] == 5
+    assert "shards/__0_0.distcp" in again["passed"][0]
+    second.write_bytes(first.read_bytes())
+    first.write_bytes(kept)
+    swap_places(at, "net.a.weight")
+    again = worlds.run(programs.resave, tmp_path / "w", 1, "fsdp", str(folder), None)[0]
+    assert again["start"] == 5
+    assert again["passed"] == [
+        "comparing: net.a.weight is not what was sealed after it was loaded on rank 0",
+    ]
+
+
+def swap_places(folder: Path, name: str) -> None:
+    """Have the metadata say of two shards of a tensor that each lies where the other does, and seal that."""
+    path = folder / "shards" / names.METADATA
+    metadata = pickle.loads(path.read_bytes())
+    one, two = (index for index in metadata.storage_data if index.fqn == name)
+    data = metadata.storage_data
+    data[one], data[two] = data[two], data[one]
+    path.write_bytes(pickle.dumps(metadata))
+    reseal(folder, f"shards/{names.METADATA}")

@@ -49,7 +49,16 @@ class Stats:
 
 
 class Checkpointer:
-    """Keeps `things` (models, optimizers, schedulers, data, by name) in `folder`, and brings them back.
+    """Keeps things (models, optimizers, schedulers, data, by name) in `folder`, and brings them back.
+
+    ::
+
+        ck = ml.Checkpointer("checkpoints", every=500, net=net, opt=opt, data=data)
+        start = ck.restore()
+        for step in range(start.step + 1, total + 1):
+            ...  # forward, backward, opt.step()
+            ck.commit(step)
+        ck.close()
 
     All ranks make one, with the same things, after the process group was formed. A checkpoint is written
     every so many steps, beside training; it exists once its seal is written, and a save that is cut off or

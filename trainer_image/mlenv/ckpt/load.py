@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mlenv.ckpt import boxes, checksum, dcp, durable, failpoints, names, plain, rng, things, verify
-from mlenv.ckpt.errors import Incompatible, NotVerified
+from mlenv.ckpt.errors import Incompatible, NotVerified, TogetherFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Sets:
         for folder, metadata in self.found:
             here = {name: left.pop(name) for name in list(left) if name in metadata.state_dict_metadata}
             if here:
-                dcp.load(here, folder, metadata)
+                _read(here, folder, metadata)
         if left:
             raise Incompatible(f"the checkpoint has no {min(left)} (and {len(left) - 1} more)")
 
@@ -203,6 +203,13 @@ class Loader:
     def _dtype(self, path: str) -> torch.dtype:
         dtype = self._about(path).dtype
         return dtype if isinstance(dtype, torch.dtype) else plain.dtype(dtype)
+
+
+def _read(here: dict[str, torch.Tensor], folder: Path, metadata: Metadata) -> None:
+    try:
+        dcp.load(here, folder, metadata)
+    except TogetherFailed as error:
+        raise NotVerified(f"{folder.name} is as it was sealed, and cannot be read: {error}") from None
 
 
 def compare(whole: Seal, shares: list[dict[str, int]], sharded: frozenset[str]) -> list[str]:
