@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mlenv import data
+    from mlenv.ckpt.checkpointer import Checkpointer
     from mlenv.data.stream import Stream
     from mlenv.dist import wrap
     from mlenv.job import Job, init
     from mlenv.session import Session
 
 __version__: Final = "0.1.0"
-__all__ = ["Job", "Session", "Stream", "__version__", "data", "init", "wrap"]
+__all__ = ["Checkpointer", "Job", "Session", "Stream", "__version__", "data", "init", "wrap"]
 
 _HOMES: Final = {
+    "Checkpointer": "mlenv.ckpt.checkpointer",
     "Job": "mlenv.job",
     "Session": "mlenv.session",
     "Stream": "mlenv.data.stream",

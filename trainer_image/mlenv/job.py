@@ -82,6 +82,11 @@ def current() -> Job:
     return _current
 
 
+def current_or_read() -> Job:
+    """The Job of ``init()``, or what the environment says where a program does without it."""
+    return _current or read(os.environ, cuda_devices=torch.cuda.device_count())
+
+
 def read(env: Mapping[str, str], *, cuda_devices: int, seed: int = 0) -> Job:
     """The Job described by `env`, on a machine that shows so many CUDA devices. Pure. Raises WorldError."""
     world_size = _number(env, "WORLD_SIZE", 1)
