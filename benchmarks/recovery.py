@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "benchmarks" / "standstill" / "program.py"
 CLUSTER = "mlenv-bench-r"
+THREADS = {"OMP_NUM_THREADS": "1"}
+UNCOMPILED = {"PYTHONPYCACHEPREFIX": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
 REST_S = (1.0, 3.0)
 """A kill comes so long after training is steady, drawn anew: never in step with beats and polls."""
 
@@ -43,10 +45,11 @@ REST_S = (1.0, 3.0)
 class Bench:
     """One run."""
 
-    def __init__(self, cluster: Cluster, folder: Path, *, notes: bool, seed: int) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, args: argparse.Namespace) -> None:
         self._folder = folder
-        self._notes = notes
-        self._random = random.Random(seed)
+        self._notes = args.notes
+        self._env = THREADS | (UNCOMPILED if args.uncompiled else {})
+        self._random = random.Random(args.seed)
         self._place = ours.place(cluster, folder)
         self._kills: dict[str, int] = {}
         self.outcomes: list[Outcome] = []
@@ -54,12 +57,12 @@ class Bench:
     def block(self, kind: str, kills: int, number: int) -> None:
         """One job, and so many kills of it."""
         if kind in (IN_PLACE, REPLACED):
-            job = ours.Job(self._place, f"r{number}-{kind.replace('_', '-')}")
+            job = ours.Job(self._place, f"r{number}-{kind.replace('_', '-')}", self._env)
             for _ in range(kills):
                 self._tell(job.kill(kind, self._rank(kind), self._random.uniform(*REST_S)))
             job.close()
             return
-        with torchrun.job(kind, self._folder, f"r{number}-{kind}") as plain:
+        with torchrun.job(kind, self._folder, f"r{number}-{kind}", self._env) as plain:
             for _ in range(kills):
                 self._tell(plain.kill(self._rank(kind), self._random.uniform(*REST_S)))
 
@@ -83,7 +86,7 @@ def warm_up(folder: Path) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run([sys.executable, "-c", "import mlenv; mlenv.Session, mlenv.init"], cwd=folder, check=True)
     subprocess.run([sys.executable, "-c", "import mlenv.launch.loop, mlenv.store"], cwd=folder, check=True)
-    with torchrun.job(ONE_AGENT, folder, "warm-up") as plain:
+    with torchrun.job(ONE_AGENT, folder, "warm-up", THREADS) as plain:
         plain.ready()
 
 
@@ -123,6 +126,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--one-agent", type=int, default=4, help="ranks killed, one agent of two ranks")
     parser.add_argument("--small", action="store_true", help="one or two kills of each kind: does it work?")
     parser.add_argument("--notes", action="store_true", help="after each kill, what the launchers said when")
+    parser.add_argument("--uncompiled", action="store_true", help="without bytecode: uv compiles none itself")
     parser.add_argument("--cluster", default=CLUSTER)
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
     parser.add_argument("--seed", type=int, default=0)
@@ -142,7 +146,7 @@ def main() -> None:
     args = arguments()
     with shared_folder() as folder, platform(args) as cluster:
         warm_up(folder)
-        bench = Bench(cluster, folder, notes=args.notes, seed=args.seed)
+        bench = Bench(cluster, folder, args)
         for number, (kind, count) in enumerate(schedule(kills(args), ours.FREE_KILLS)):
             bench.block(kind, count, number)
     print(

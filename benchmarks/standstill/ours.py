@@ -18,7 +18,7 @@ from standstill.figures import IN_PLACE, Outcome
 from standstill.watch import Raw, Seen, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mlenv_local import Cluster
@@ -58,11 +58,11 @@ def place(cluster: Cluster, folder: Path) -> Place:
     return Place(transport, Watch(transport, jobs), Watch(transport, pods), folder)
 
 
-def manifest(name: str, folder: Path) -> Raw:
-    """A pod on each of two nodes; one rank each, one thread each."""
+def manifest(name: str, folder: Path, env: Mapping[str, str]) -> Raw:
+    """A pod on each of two nodes, one rank each."""
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"gang": name}}}
     apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-    env = {"BENCH_EVENTS": f"{INSIDE}/{name}.jsonl", "OMP_NUM_THREADS": "1"}
+    variables = {**env, "BENCH_EVENTS": f"{INSIDE}/{name}.jsonl"}
     shared = {"name": "bench", "hostPath": {"path": str(folder), "type": "Directory"}}
     return {
         "apiVersion": names.API_VERSION,
@@ -73,7 +73,7 @@ def manifest(name: str, folder: Path) -> Raw:
             "trainer": {
                 "command": ["python", f"{INSIDE}/program.py"],
                 "numNodes": RANKS,
-                "env": [{"name": key, "value": value} for key, value in env.items()],
+                "env": [{"name": key, "value": value} for key, value in variables.items()],
                 # Without a request the pods would get next to nothing of cores that others want as well.
                 "resourcesPerNode": {"requests": {"cpu": "500m", "memory": "512Mi"}},
             },
@@ -93,11 +93,11 @@ def manifest(name: str, folder: Path) -> Raw:
 class Job:
     """One job, from its creation until nothing is left of it."""
 
-    def __init__(self, where: Place, name: str) -> None:
+    def __init__(self, where: Place, name: str, env: Mapping[str, str]) -> None:
         self.where, self.name = where, name
         self.tail = Tail(where.folder / f"{name}.jsonl")
         self.restarted = 0.0
-        body = manifest(name, where.folder)
+        body = manifest(name, where.folder, env)
         where.transport.call("POST", where.path(names.TRAINING_JOBS), what=name, body=body)
 
     def close(self) -> None:

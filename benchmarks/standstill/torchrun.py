@@ -17,7 +17,7 @@ from standstill.figures import TORCHRUN, Outcome
 from standstill.ours import RANKS, STEADY_STEPS, poll
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from standstill.events import Event
@@ -40,18 +40,14 @@ def commands(kind: str, program: Path, port: int) -> list[list[str]]:
 class Job:
     """Agents that run until closed."""
 
-    def __init__(self, kind: str, folder: Path, name: str) -> None:
+    def __init__(self, kind: str, folder: Path, name: str, env: Mapping[str, str]) -> None:
         self.kind = kind
         self.tail = Tail(folder / f"{name}.jsonl")
         self.restarted = 0.0
-        env = os.environ | {
-            "BENCH_EVENTS": str(self.tail.path),
-            "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
+        events = {"BENCH_EVENTS": str(self.tail.path), "GLOO_SOCKET_IFNAME": "lo"}
         self._log = (folder / f"{name}.log").open("wb")
         self._agents = [
-            subprocess.Popen(argv, env=env, stdout=self._log, stderr=self._log)
+            subprocess.Popen(argv, env={**os.environ, **env, **events}, stdout=self._log, stderr=self._log)
             for argv in commands(kind, folder / "program.py", free_port())
         ]
 
@@ -85,9 +81,9 @@ class Job:
 
 
 @contextmanager
-def job(kind: str, folder: Path, name: str) -> Iterator[Job]:
+def job(kind: str, folder: Path, name: str, env: Mapping[str, str]) -> Iterator[Job]:
     """A job that is over when the block is."""
-    made = Job(kind, folder, name)
+    made = Job(kind, folder, name, env)
     try:
         yield made
     finally:

@@ -214,8 +214,9 @@ def test_processes_of_a_container_are_found_by_their_cgroup(tmp_path: Path) -> N
 
 
 def test_the_job_is_valid_and_its_pods_stand_apart(tmp_path: Path) -> None:
-    spec = TrainingJobSpec.model_validate(manifest("r1", tmp_path)["spec"])
+    spec = TrainingJobSpec.model_validate(manifest("r1", tmp_path, {"OMP_NUM_THREADS": "1"})["spec"])
     assert spec.trainer.num_nodes == 2
+    assert {one.name: one.value for one in spec.trainer.env}["OMP_NUM_THREADS"] == "1"
     assert spec.failure_policy.max_restarts >= FREE_KILLS
     assert spec.pod_template_overrides.spec.affinity is not None
 
