@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import secrets
 import shutil
 import subprocess
 import sys
@@ -47,24 +48,30 @@ class Bench:
 
     def __init__(self, cluster: Cluster, folder: Path, args: argparse.Namespace) -> None:
         self._folder = folder
+        self._run = f"r{secrets.token_hex(3)}"
         self._notes = args.notes
         self._env = THREADS | (UNCOMPILED if args.uncompiled else {})
         self._random = random.Random(args.seed)
         self._place = ours.place(cluster, folder)
         self._kills: dict[str, int] = {}
         self.outcomes: list[Outcome] = []
+        self.stuck = {TORCHRUN: 0, ONE_AGENT: 0}
 
     def block(self, kind: str, kills: int, number: int) -> None:
         """One job, and so many kills of it."""
+        name = f"{self._run}-{number}"
         if kind in (IN_PLACE, REPLACED):
-            job = ours.Job(self._place, f"r{number}-{kind.replace('_', '-')}", self._env)
-            for _ in range(kills):
-                self._tell(job.kill(kind, self._rank(kind), self._random.uniform(*REST_S)))
-            job.close()
+            with ours.Job(self._place, name, self._env) as job:
+                for _ in range(kills):
+                    self._tell(job.kill(kind, self._rank(kind), self._random.uniform(*REST_S)))
             return
-        with torchrun.job(kind, self._folder, f"r{number}-{kind}", self._env) as plain:
-            for _ in range(kills):
-                self._tell(plain.kill(self._rank(kind), self._random.uniform(*REST_S)))
+        with torchrun.Job(kind, self._folder, name, self._env) as plain:
+            try:
+                for _ in range(kills):
+                    self._tell(plain.kill(self._rank(kind), self._random.uniform(*REST_S)))
+            except ours.GaveUpError as error:
+                self.stuck[kind] += 1
+                print(f"{kind}: {error}; counted as stuck\n{plain.last_words()}", flush=True)
 
     def _rank(self, kind: str) -> int:
         """They take turns."""
@@ -86,7 +93,7 @@ def warm_up(folder: Path) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run([sys.executable, "-c", "import mlenv; mlenv.Session, mlenv.init"], cwd=folder, check=True)
     subprocess.run([sys.executable, "-c", "import mlenv.launch.loop, mlenv.store"], cwd=folder, check=True)
-    with torchrun.job(ONE_AGENT, folder, "warm-up", THREADS) as plain:
+    with torchrun.Job(ONE_AGENT, folder, "warm-up", THREADS) as plain:
         plain.ready()
 
 
@@ -155,7 +162,7 @@ def main() -> None:
         " Every attempt begins at step 0.\n"
     )
     print(table(bench.outcomes))
-    print(json.dumps(figures(bench.outcomes)))
+    print(json.dumps(figures(bench.outcomes, bench.stuck)))
 
 
 if __name__ == "__main__":

@@ -103,9 +103,9 @@ def by_kind(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return {kind: found[kind] for kind in PHASES if kind in found}
 
 
-def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The numbers of the last line."""
-    found: dict[str, float] = {}
+def figures(outcomes: Sequence[Outcome], stuck: Mapping[str, int]) -> dict[str, float]:
+    """The numbers of the last line; `stuck` counts the kills after which no world came, by kind."""
+    found: dict[str, float] = {f"{kind}_stuck": count for kind, count in stuck.items()}
     for kind, some in by_kind(outcomes).items():
         seconds = [one.seconds for one in some]
         found[f"{kind}_kills"] = len(some)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from mlenv_api import names
 from mlenv_sdk.errors import NotFound
@@ -107,6 +107,12 @@ class Job:
         for pod in {one.name for one in self._pods()}:
             self.where.pods.wait(partial(_deleted, pod), f"the end of {pod}", PATIENCE)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def kill(self, kind: str, rank: int, rest: float) -> Outcome:
         """Kill once it has trained steadily for `rest` seconds more; wait until it does so again."""
         ranks = self._steady()
@@ -186,12 +192,16 @@ class Job:
             return []
 
 
+class GaveUpError(SystemExit):
+    """What was waited for did not come."""
+
+
 def poll(look: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
     """Look until there is something; gives up with a sentence."""
     deadline = time.monotonic() + seconds
     while (found := look()) is None:
         if time.monotonic() > deadline:
-            raise SystemExit(f"gave up waiting for {what}")
+            raise GaveUpError(f"gave up waiting for {what}")
         time.sleep(0.05)
     return found
 

@@ -89,18 +89,19 @@ def test_there_is_no_quantile_of_nothing() -> None:
 
 def test_the_last_line_has_the_quantiles_and_the_ratio_of_medians() -> None:
     ours = [outcome(seconds=seconds) for seconds in (7.0, 8.0, 9.0)]
-    found = figures([*ours, outcome(REPLACED, seconds=16.0), outcome(TORCHRUN, seconds=4.0)])
+    found = figures([*ours, outcome(REPLACED, seconds=16.0), outcome(TORCHRUN, seconds=4.0)], {TORCHRUN: 3})
     assert (found["in_place_p50_s"], found["in_place_p95_s"], found["in_place_max_s"]) == (8.0, 8.9, 9.0)
     assert found["replaced_pod_p50_s"] == found["replaced_pod_p95_s"] == 16.0
     assert (found["torchrun_p50_s"], found["torchrun_over_in_place"]) == (4.0, 0.5)
     assert found["torchrun_over_replaced_pod"] == 0.25
     assert (found["kills"], found["in_place_kills"], found["torchrun_kills"]) == (5, 3, 1)
     assert found["in_place_gather_p50_s"] == 2.0
+    assert found["torchrun_stuck"] == 3
     assert json.loads(json.dumps(found)) == found
 
 
 def test_without_torchrun_there_is_no_ratio() -> None:
-    assert not [name for name in figures([outcome()]) if "over" in name]
+    assert not [name for name in figures([outcome()], {}) if "over" in name]
 
 
 def test_the_table_has_a_line_for_each_phase_and_explains_it() -> None:
