@@ -61,6 +61,8 @@ class Outcome:
     """When what was so, by the wall clock; ``stepped`` is the end."""
     false_starts: int = 0
     """Processes that were started in vain before a world came about."""
+    load: float = 0.0
+    """The machine's load average of the minute before the kill: what else wanted its cores."""
     notes: Mapping[str, float] = field(default_factory=dict)
     """More moments, for people who look for lost time."""
 
@@ -117,6 +119,7 @@ def figures(outcomes: Sequence[Outcome], stuck: Mapping[str, int]) -> dict[str, 
             spans = [phases(one)[name] for one in some]
             found[f"{kind}_{name}_p50_s"] = round(quantile(spans, 0.5), 3)
     found["kills"] = len(outcomes)
+    found["load_p50"] = round(quantile([one.load for one in outcomes], 0.5), 2)
     for kind in (IN_PLACE, REPLACED):
         if f"{kind}_p50_s" in found and f"{TORCHRUN}_p50_s" in found:
             ratio = found[f"{TORCHRUN}_p50_s"] / found[f"{kind}_p50_s"]
@@ -148,7 +151,7 @@ def line(outcome: Outcome) -> str:
     """One kill, as it is told while the benchmark runs."""
     parts = "  ".join(f"{name} {seconds:.2f}" for name, seconds in phases(outcome).items())
     vain = f"  ({outcome.false_starts} processes started in vain)" if outcome.false_starts else ""
-    return f"{outcome.kind:<18} rank {outcome.rank}: {outcome.seconds:6.2f} s = {parts}{vain}"
+    return f"{outcome.kind:<18} rank {outcome.rank}: {outcome.seconds:6.2f} s = {parts}  [load {outcome.load:.1f}]{vain}"
 
 
 def schedule(kills: Mapping[str, int], at_most: int) -> list[tuple[str, int]]:

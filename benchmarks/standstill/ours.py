@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Job:
         found = processes.of_container(container)
         if kind == IN_PLACE:
             found = {processes.outer_number(found, ranks[rank].pid): 0}
-        killed = time.time()
+        load, killed = os.getloadavg()[0], time.time()
         processes.kill(found)
         back = self._recovered(killed)
         self.restarted = killed
@@ -130,7 +131,7 @@ class Job:
         moments |= self._of_pod(kind, pod, rank, killed)
         if kind != IN_PLACE:
             moments["launched"] = back.launchers[rank]
-        return Outcome(kind, rank, killed, moments, back.false_starts, self._notes(killed))
+        return Outcome(kind, rank, killed, moments, back.false_starts, load, self._notes(killed))
 
     # -- waiting
 

@@ -77,12 +77,12 @@ class Job:
         """Kill one rank once it has trained steadily for `rest` seconds more; wait until it does so again."""
         ranks = self.ready()
         time.sleep(rest)
-        killed = time.time()
+        load, killed = os.getloadavg()[0], time.time()
         processes.kill([ranks[rank].pid])
         what = f"a step after the kill (see {self._log.name})"
         back = poll(lambda: recovered(self.tail.look(), killed, RANKS), what, STUCK_S)
         self.restarted = killed
-        return Outcome(self.kind, rank, killed, back.moments, back.false_starts)
+        return Outcome(self.kind, rank, killed, back.moments, back.false_starts, load)
 
     def __enter__(self) -> Self:
         return self

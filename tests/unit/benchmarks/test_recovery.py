@@ -37,7 +37,7 @@ def outcome(kind: str = IN_PLACE, seconds: float | None = None, **more: float) -
     moments = {**IN_PLACE_MOMENTS, "ended": 10.5, "created": 11.0, "launched": 12.0, **more}
     if seconds is not None:
         moments["stepped"] = 10.0 + seconds
-    return Outcome(kind, 0, 10.0, moments)
+    return Outcome(kind, 0, 10.0, moments, load=0.5)
 
 
 def process(name: str, rank: int, began: float, steps: int = 1, *, late: float = 0.0) -> list[Event]:
@@ -97,6 +97,7 @@ def test_the_last_line_has_the_quantiles_and_the_ratio_of_medians() -> None:
     assert (found["kills"], found["in_place_kills"], found["torchrun_kills"]) == (5, 3, 1)
     assert found["in_place_gather_p50_s"] == 2.0
     assert found["torchrun_stuck"] == 3
+    assert found["load_p50"] == 0.5
     assert json.loads(json.dumps(found)) == found
 
 
@@ -116,9 +117,9 @@ def test_the_table_has_a_line_for_each_phase_and_explains_it() -> None:
 
 
 def test_a_kill_is_told_in_one_line() -> None:
-    said = line(Outcome(TORCHRUN, 1, 10.0, PROGRAM, false_starts=2))
+    said = line(Outcome(TORCHRUN, 1, 10.0, PROGRAM, 2, 3.14))
     assert said.startswith("torchrun           rank 1:   6.25 s = start 3.00  import 2.00")
-    assert said.endswith("(2 processes started in vain)")
+    assert said.endswith("first_step 0.25  [load 3.1]  (2 processes started in vain)")
     assert "\n" not in said
 
 
