@@ -150,8 +150,10 @@ def _row(name: str, values: Sequence[float]) -> str:
 def line(outcome: Outcome) -> str:
     """One kill, as it is told while the benchmark runs."""
     parts = "  ".join(f"{name} {seconds:.2f}" for name, seconds in phases(outcome).items())
-    vain = f"  ({outcome.false_starts} processes started in vain)" if outcome.false_starts else ""
-    return f"{outcome.kind:<18} rank {outcome.rank}: {outcome.seconds:6.2f} s = {parts}  [load {outcome.load:.1f}]{vain}"
+    after = f"  [load {outcome.load:.1f}]"
+    if outcome.false_starts:
+        after += f"  ({outcome.false_starts} processes started in vain)"
+    return f"{outcome.kind:<18} rank {outcome.rank}: {outcome.seconds:6.2f} s = {parts}{after}"
 
 
 def schedule(kills: Mapping[str, int], at_most: int) -> list[tuple[str, int]]:
