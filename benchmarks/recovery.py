@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from standstill import ours, torchrun
+from standstill import ours, processes, torchrun
 from standstill.figures import IN_PLACE, ONE_AGENT, REPLACED, TORCHRUN, figures, line, schedule, table
 
 from mlenv_local import Cluster
@@ -53,6 +53,7 @@ class Bench:
         self._env = THREADS | (UNCOMPILED if args.uncompiled else {})
         self._random = random.Random(args.seed)
         self._place = ours.place(cluster, folder)
+        self._groups = processes.cpu_groups(Path(cluster.layout.cgroup), ours.RANKS)
         self._kills: dict[str, int] = {}
         self.outcomes: list[Outcome] = []
         self.stuck = {TORCHRUN: 0, ONE_AGENT: 0}
@@ -65,7 +66,7 @@ class Bench:
                 for _ in range(kills):
                     self._tell(job.kill(kind, self._rank(kind), self._random.uniform(*REST_S)))
             return
-        with torchrun.Job(kind, self._folder, name, self._env) as plain:
+        with torchrun.Job(kind, self._folder, name, self._env, self._groups) as plain:
             try:
                 for _ in range(kills):
                     self._tell(plain.kill(self._rank(kind), self._random.uniform(*REST_S)))

@@ -39,6 +39,18 @@ def outer_number(processes: dict[int, int], inner: int) -> int:
     return found[0]
 
 
+def cpu_groups(beside: Path, count: int, mount: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """New cgroups next to those of a cluster's nodes: what runs there gets as much of busy cores as a node.
+
+    Elsewhere each session is a group of its own (autogroup), and would get as much as the whole cluster.
+    """
+    root = mount / "cpu" if (mount / "cpu").is_dir() else mount
+    made = [root / beside / f"bench-{number}" for number in range(count)]
+    for folder in made:
+        folder.mkdir(exist_ok=True)
+    return made
+
+
 def kill(numbers: Iterable[int]) -> None:
     """SIGKILL; who is gone already is fine."""
     for number in numbers:

@@ -18,7 +18,7 @@ from standstill.figures import TORCHRUN, Outcome
 from standstill.ours import RANKS, STEADY_STEPS, poll
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from standstill.events import Event
 
@@ -45,7 +45,9 @@ def commands(kind: str, program: Path, port: int) -> list[list[str]]:
 class Job:
     """Agents that run until closed."""
 
-    def __init__(self, kind: str, folder: Path, name: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, kind: str, folder: Path, name: str, env: Mapping[str, str], groups: Sequence[Path] = ()
+    ) -> None:
         self.kind = kind
         self.tail = Tail(folder / f"{name}.jsonl")
         self.restarted = 0.0
@@ -55,6 +57,9 @@ class Job:
             subprocess.Popen(argv, env={**os.environ, **env, **own}, stdout=self._log, stderr=self._log)
             for argv in commands(kind, folder / "program.py", free_port())
         ]
+
+        for agent, group in zip(self._agents, groups, strict=False):
+            (group / "cgroup.procs").write_text(str(agent.pid), encoding="utf-8")
 
     def close(self) -> None:
         """End the agents, and with them their ranks."""

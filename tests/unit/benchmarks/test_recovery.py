@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from standstill.events import Event, Tail, parse, recovered, started_after, steady
@@ -21,13 +21,10 @@ from standstill.figures import (
     table,
 )
 from standstill.ours import FREE_KILLS, manifest, stamped
-from standstill.processes import of_container, outer_number
+from standstill.processes import cpu_groups, of_container, outer_number
 from standstill.torchrun import commands
 
 from mlenv_api.trainingjob import TrainingJobSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROGRAM = {"started": 13.0, "imported": 15.0, "connected": 15.5, "built": 16.0, "stepped": 16.25}
 IN_PLACE_MOMENTS = {"detected": 10.25, "decided": 10.5, "formed": 12.5, **PROGRAM}
@@ -213,6 +210,16 @@ def test_processes_of_a_container_are_found_by_their_cgroup(tmp_path: Path) -> N
     assert outer_number(found, 30) == 12
     with pytest.raises(SystemExit, match="process 99 of the container"):
         outer_number(found, 99)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_torchrun_runs_beside_the_nodes(tmp_path: Path, version: int) -> None:
+    root = tmp_path / "cpu" if version == 1 else tmp_path
+    (root / "mlenv" / "some").mkdir(parents=True)
+    for _ in range(2):
+        found = cpu_groups(Path("mlenv/some"), 2, tmp_path)
+        assert found == [root / "mlenv" / "some" / name for name in ("bench-0", "bench-1")]
+    assert all(one.is_dir() for one in found)
 
 
 def test_the_job_is_valid_and_its_pods_stand_apart(tmp_path: Path) -> None:
