@@ -2,8 +2,10 @@
 
 It hosts torch's TCPStore, one for each attempt in turn. It is never a rank: a rank that dies takes no store
 along; and it has torch imported: the next attempt's store opens in milliseconds. Each line on standard input
-opens one, ``{"store": 3, "port": 0}`` (port 0: a free one), closes the one before, and is answered by a line
-with the port. Ends with its standard input.
+opens one, ``{"store": 3, "port": 0}`` (port 0: a free one), and closes the one before. Two lines answer it:
+the port, once it can be connected to, and the same with ``"serves": true`` once somebody answers there: in a
+new process torch has to be imported in between, and ranks may well import theirs at the same time. Ends with
+its standard input.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import socket
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlenv.launch.procs import die_with_parent
 
@@ -27,30 +29,39 @@ def main(address: str) -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         held.clear()  # closes it
-        store, port = serve(address, wanted["port"])
-        held.append(store)
-        print(json.dumps({"store": wanted["store"], "port": port}), flush=True)  # noqa: T201
+        listener = listen(address, wanted["port"])
+        bound = {"store": wanted["store"], "port": listener.getsockname()[1]}
+        _tell(bound)
+        held.append(serve(address, listener))
+        _tell(bound | {"serves": True})
 
 
-def serve(address: str, port: int) -> tuple[TCPStore, int]:
-    """A store that listens, and its port. Raises OSError when the address or the port cannot be had."""
-    import torch.distributed  # noqa: PLC0415, F401  (takes seconds, and initialises the module below)
-    from torch._C._distributed_c10d import TCPStore  # noqa: PLC0415
+def _tell(what: dict[str, Any]) -> None:
+    print(json.dumps(what), flush=True)  # noqa: T201
 
+
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that can be connected to. Raises OSError when the address or the port cannot be had."""
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((address, port))
     listener.listen(4096)
-    bound: int = listener.getsockname()[1]
-    store = TCPStore(
+    return listener
+
+
+def serve(address: str, listener: socket.socket) -> TCPStore:
+    """A store that answers at the socket."""
+    import torch.distributed  # noqa: PLC0415, F401  (takes seconds, and initialises the module below)
+    from torch._C._distributed_c10d import TCPStore  # noqa: PLC0415
+
+    return TCPStore(
         address,
-        bound,
+        listener.getsockname()[1],
         is_master=True,
         wait_for_workers=False,
         timeout=timedelta(seconds=60),
         master_listen_fd=listener.detach(),
     )
-    return store, bound
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mlenv_api.protocol import Answer, Beat, LauncherPhase, Misdirected
+from mlenv_api.protocol import Answer, Beat, Misdirected
 from mlenv_operator.adapters.http import NotReadyError
 from mlenv_operator.adapters.tokens import NotOursError, PodIdentity
-from mlenv_operator.core.answers import answer
+from mlenv_operator.core.answers import answer, undecided
 from mlenv_operator.core.classify import silence
 from mlenv_operator.core.world import JobKey
 
@@ -23,7 +23,6 @@ MAX_HELD: Final = 2000
 """So many answers at most wait at a time; the others are given at once."""
 PROGRESS_LOOK_S: Final = 5.0
 """Progress alone makes a job be looked at after so long."""
-_CALL_FOR_DECISION: Final = (LauncherPhase.WAITING, LauncherPhase.FAILED, LauncherPhase.SUCCEEDED)
 
 
 class Launchers:
@@ -66,16 +65,16 @@ class Launchers:
 
         So a restart costs a launcher one round trip; the job's state changes when the decision is stored.
         """
-        if heard.beat.phase not in _CALL_FOR_DECISION or self._held >= MAX_HELD:
+        if self._held >= MAX_HELD:
             return
-        if heard.beat.phase is LauncherPhase.WAITING and view.index == 0 and heard.beat.port is None:
-            return  # it will have more to say: where its store listens
-        if self._answer(key, view, heard).world is not None:
-            return
+        until = self._state.clock.monotonic() + HOLD_S
         self._held += 1
         try:
             with self._state.beats.held(view.uid):
-                await self._state.jobs.wait_change(key, HOLD_S)
+                while undecided(view, heard.beat, self._answer(key, view, heard)):
+                    left = until - self._state.clock.monotonic()
+                    if left <= 0 or not await self._state.jobs.wait_change(key, left):
+                        return
         finally:
             self._held -= 1
 

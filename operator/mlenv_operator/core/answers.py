@@ -73,6 +73,16 @@ def matters(old: BeatView | None, new: Beat) -> bool:
     )
 
 
+def undecided(pod: PodView, beat: Beat, given: Answer) -> bool:
+    """Whether what this beat calls for is still to be decided: this answer tells its launcher nothing."""
+    if given.order is not Order.RUN or given.attempt != beat.attempt:
+        return False
+    if beat.phase is LauncherPhase.WAITING:
+        # The first one will have more to say: where its store listens.
+        return given.world is None and (pod.index != 0 or beat.port is not None)
+    return beat.phase in (LauncherPhase.FAILED, LauncherPhase.SUCCEEDED)
+
+
 def next_beat_s(attempt: Attempt, beat: Beat, fleet_pods: int, settings: CoreSettings) -> float:
     """Often where something is awaited, else so that all launchers together stay within bounds."""
     fair = fleet_pods / settings.beats_per_second

@@ -139,12 +139,18 @@ def _slot(world: World, attempt: Attempt | None, slot: Slot, silence: timedelta,
     heard = world.beats.get(pod.uid)
     succeeded = _succeeded(attempt, pod, heard, mlenv=mlenv)
     lost_at = node_lost_at(world, pod, mlenv=mlenv)
-    unusable = pod.finished or pod.deleting or (lost_at is not None and lost_at <= world.now)
+    ended = pod.finished or _has_failed(pod)
+    unusable = ended or pod.deleting or (lost_at is not None and lost_at <= world.now)
     lost = unusable and not succeeded
     joined = not lost and (_waits(attempt, slot, pod, heard) if mlenv else _runs(pod))
     if joined and mlenv and heard is not None:
         joined = world.now - heard.received <= silence
     return Slot(slot.index, slot.incarnation, pod, heard, joined, succeeded, lost)
+
+
+def _has_failed(pod: PodView) -> bool:
+    """Its program has ended badly, for good: kubelets tell of the pod's phase a second later."""
+    return pod.terminated is not None and pod.terminated.exit_code != 0
 
 
 def _runs(pod: PodView) -> bool:

@@ -76,13 +76,17 @@ def snapshot(scene: Scene) -> Snapshot:
     return Snapshot(lost=Headline(Reason.ENVIRONMENT_NOT_FOUND, message))
 
 
-def stop_at(scene: Scene) -> datetime | None:
-    """When pods of a finished job that still run are deleted; null while the job is not finished."""
+def stop_at(scene: Scene, pod: PodView) -> datetime | None:
+    """When a pod that is still there after its job's end is deleted; null while the job is not finished.
+
+    One whose program has ended has a minute: its kubelet is about to say so of the pod, and then it stays.
+    """
     finished, settings = scene.status.completion_time, scene.world.settings
-    if scene.state not in TERMINAL or finished is None or not scene.mlenv:
-        return finished if scene.state in TERMINAL else None
-    failed = scene.state is AttemptState.FAILED
-    grace = settings.stop_grace_s if failed else settings.complete_grace_s
+    if scene.state not in TERMINAL or finished is None:
+        return None
+    grace = settings.stop_grace_s if pod.terminated else 0.0
+    if scene.mlenv:
+        grace = settings.stop_grace_s if scene.state is AttemptState.FAILED else settings.complete_grace_s
     return finished + timedelta(seconds=grace)
 
 
@@ -103,7 +107,7 @@ def _unwanted(scene: Scene, pod: PodView) -> bool:
     if pod in scene.stale:
         return True
     if scene.state in TERMINAL:
-        at = stop_at(scene)
+        at = stop_at(scene, pod)
         return not pod.finished and at is not None and at <= scene.now
     return scene.state not in ACTIVE
 

@@ -76,7 +76,7 @@ def _of_state(scene: Scene) -> Iterator[datetime | None]:
         yield scene.attempt.not_before if scene.attempt else None
         yield _turn(scene)
     elif scene.state in TERMINAL:
-        yield stop_at(scene) if any(not pod.finished for pod in scene.world.pods) else None
+        yield from (stop_at(scene, pod) for pod in scene.world.pods if not pod.finished)
         yield expires_at(scene)
     elif scene.state in (None, AttemptState.SUSPENDED) and not scene.spec.suspend and obstacle(scene):
         yield scene.now + timedelta(seconds=scene.world.settings.environment_poll_s)

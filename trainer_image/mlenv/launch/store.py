@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRIES: Final = 3
-"""Ends in a row, without ever having listened, after which the world is told."""
+"""Ends in a row, without ever having served, after which the world is told."""
 
 
 class Stores:
@@ -37,7 +37,7 @@ class Stores:
         return self._child.pid if self._child else None
 
     def start(self) -> None:
-        """Start the process; StoreBound follows once it listens."""
+        """Start the process; StoreBound follows once it can be connected to."""
         argv = [sys.executable, "-m", "mlenv.store", self._address]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         try:
@@ -81,8 +81,10 @@ class Stores:
                 continue
             if store == self._store:
                 self._port = port
+            if not said.get("serves"):
+                self._tell(StoreBound(store, port))
+            elif store == self._store:
                 self._failures = 0
-            self._tell(StoreBound(store, port))
 
 
 def free_port(address: str) -> int:

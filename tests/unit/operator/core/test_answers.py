@@ -6,7 +6,7 @@ import pytest
 from worlds import ago, evidence, heard, pod, raw_job, raw_status, stamp
 
 from mlenv_api.protocol import Answer, LauncherPhase, Order
-from mlenv_operator.core.answers import answer, matters, next_beat_s
+from mlenv_operator.core.answers import answer, matters, next_beat_s, undecided
 from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.world import BeatView, CoreSettings
 
@@ -98,3 +98,32 @@ def test_a_beat_matters_when_it_says_something_new() -> None:
     assert matters(before, heard(phase=LauncherPhase.FAILED).beat)
     assert matters(before, heard(evidence()).beat)
     assert matters(before, heard(port=1).beat)
+
+
+@pytest.mark.parametrize(
+    ("state", "phase", "attempt", "waits"),
+    [
+        ("Running", LauncherPhase.FAILED, 1, True),  # the next attempt is about to be decided
+        ("Running", LauncherPhase.FAILED, 0, False),  # it was: this launcher has not heard of it
+        ("Running", LauncherPhase.SUCCEEDED, 1, True),
+        ("Complete", LauncherPhase.SUCCEEDED, 1, False),
+        ("Assembling", LauncherPhase.WAITING, 1, True),
+        ("Assembling", LauncherPhase.WAITING, 0, False),
+        ("Running", LauncherPhase.WAITING, 1, False),  # there is a world
+        ("Suspending", LauncherPhase.WAITING, 1, False),
+        ("Running", LauncherPhase.RUNNING, 1, False),
+        ("Running", LauncherPhase.STOPPING, 1, False),
+    ],
+)
+def test_an_answer_waits_only_while_it_would_tell_nothing(
+    state: str, phase: LauncherPhase, attempt: int, *, waits: bool
+) -> None:
+    said = heard(phase=phase, attempt=attempt)
+    assert undecided(pod(1), said.beat, told(state, said)) is waits
+
+
+def test_the_first_launcher_is_answered_at_once_until_it_knows_where_its_store_listens() -> None:
+    said = heard(phase=LauncherPhase.WAITING, port=None)
+    assert not undecided(pod(0), said.beat, told("Assembling", said, who=pod(0)))
+    said = heard(phase=LauncherPhase.WAITING, port=29400)
+    assert undecided(pod(0), said.beat, told("Assembling", said, who=pod(0)))

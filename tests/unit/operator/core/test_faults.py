@@ -218,3 +218,17 @@ def test_exit_code_127_of_a_shell_gets_a_hint() -> None:
 def test_a_signal_is_named() -> None:
     job = raw_job(status=raw_status("Running", attempt={"rendezvous": None}), launcher="None")
     assert "was killed by SIGSEGV" in root(ended_pod(0, 139), pod(1), job=job).message
+
+
+def dying(exit_code: int) -> Any:
+    """Its program has ended; its kubelet has not come to tell of the pod yet."""
+    return pod(0, phase="Running", state={"terminated": {"exitCode": exit_code, "finishedAt": stamp(ago(1))}})
+
+
+def test_a_program_that_ended_badly_is_a_fault_before_its_pod_has_failed() -> None:
+    found = root(dying(1), pod(1))
+    assert (found.reason, found.index, found.exit_code) == ("ProgramFailed", 0, 1)
+
+
+def test_a_program_that_ended_well_is_none_until_its_pod_says_how() -> None:
+    assert faults(scene(world(dying(0), pod(1)))) == ()

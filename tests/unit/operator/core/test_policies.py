@@ -9,6 +9,7 @@ from worlds import NOW, ago, evidence, heard, pod, raw_job, raw_status, scene, s
 from mlenv_api.conditions import Reason
 from mlenv_api.protocol import LauncherPhase
 from mlenv_api.trainingjob import AttemptRecord
+from mlenv_operator.core.actions import DeletePod
 from mlenv_operator.core.plan import plan
 from mlenv_operator.core.policies.assembly import backoff_s
 from mlenv_operator.core.policies.failure import quick_failures, restart_delay_s
@@ -211,3 +212,17 @@ def test_a_fault_records_the_last_step_that_was_reported() -> None:
     assert made.status.attempts[0].last_step == 77
     assert made.status.progress is not None
     assert made.status.progress.step == 77
+
+
+@pytest.mark.parametrize(("since", "deleted"), [(59, False), (61, True)])
+def test_a_pod_whose_program_has_ended_may_say_so_before_it_is_deleted(
+    since: float, *, deleted: bool
+) -> None:
+    """Of a job that failed: its kubelet is about to tell, and then the pod stays, with its logs."""
+    dying = pod(0, state={"terminated": {"exitCode": 1, "finishedAt": stamp(ago(since))}})
+    job = raw_job(status=raw_status("Failed", since=since), launcher="None")
+    made = plan(world(dying, pod(1), job=job))
+    gone = {action.name for action in made.actions if isinstance(action, DeletePod)}
+    assert gone == ({"ranker-0-0", "ranker-1-0"} if deleted else {"ranker-1-0"})
+    if not deleted:
+        assert made.requeue_at == NOW + timedelta(seconds=60 - since)
