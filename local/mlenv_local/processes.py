@@ -146,6 +146,7 @@ class Processes:
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
+                *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()),
             ],
         )
         self.journal.write(Entry(name, tuple(argv), identify(pid)))
@@ -203,3 +204,16 @@ def tail(log: Path, lines: int) -> list[str]:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65536))
         return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def _inherited() -> list[int]:
+    """What a caller has open for its children: a daemon that got a lock would hold it for its life."""
+    found = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208  (numbers are all we want)
+    return [fd for fd in found if fd > 2 and _is_inherited(fd)]
+
+
+def _is_inherited(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:  # the one that listed them
+        return False

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mlenv_local.journal import (
     MARKER,
@@ -18,9 +19,8 @@ from mlenv_local.journal import (
     parse_stat,
     program,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mlenv_local.layout import Layout
+from mlenv_local.processes import Processes
 
 
 def test_a_name_with_spaces_and_brackets_does_not_shift_the_fields() -> None:
@@ -74,3 +74,22 @@ def test_a_marked_process_is_found_by_its_whole_root(tmp_path: Path) -> None:
             assert marked(tmp_path / "demo-2") == []
         finally:
             process.kill()
+
+
+def test_a_daemon_holds_nothing_that_its_starter_has_open(tmp_path: Path) -> None:
+    layout = Layout("demo", slot=0, node_count=1, state=tmp_path)
+    layout.journal.mkdir(parents=True)
+    processes = Processes(layout, tmp_path)
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)  # noqa: FBT003  (the os module's signature)
+        processes._spawn("sleeper", ["sleep", "60"], tmp_path / "log")
+        entry = processes.journal.read("sleeper")
+        assert entry is not None
+        assert entry.process is not None
+        pid = entry.process.pid
+        try:
+            held = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+            assert held == {"/dev/null", str(tmp_path / "log")}
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
