@@ -84,6 +84,8 @@ class Relay:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await self._open.wait()
+                if writer.is_closing():
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -208,7 +210,7 @@ class Trial:
 
     def _say(self, number: int) -> None:
         fault, records = self.faults[-1], self._fleet.records
-        what = "the leader stayed" if fault.takeover_s is None else f"taken over in {fault.takeover_s:.1f} s"
+        what = "nobody else led" if fault.takeover_s is None else f"taken over in {fault.takeover_s:.1f} s"
         print(
             f"{number:>4}/{self._args.faults}  {fault.kind:<8} {fault.lasted_s:5.1f} s  {what:<24}"
             f"term {records.last_term}, {records.beats} beats, {len(records.worlds)} worlds, "

@@ -225,6 +225,16 @@ async def _lead(parts: Parts) -> None:
     for cache in parts.state.caches.all():
         await cache.wait_synced()
     await parts.lease.acquire()
+    try:
+        await _work_as_leader(parts)
+    except ExceptionGroup as group:
+        lost, rest = group.split(LeadershipLostError)
+        if lost is None or rest is not None:
+            raise
+        raise LeadershipLostError(str(lost.exceptions[0])) from None  # an end as good as any, not a crash
+
+
+async def _work_as_leader(parts: Parts) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep(parts))
         await parts.sweep.read_jobs()
