@@ -1,9 +1,9 @@
 """How fast an operator turns a burst of jobs into gangs of pods, and at what price.
 
 On a local cluster with fake nodes, its whole control plane on this machine. Jobs are submitted as fast
-as the server takes them; a watch tells when their pods are created and running and when they are done; the
-audit log tells who wrote how much. In the same run a bare client posts the same Service and pods per job
-without any operator: the limit.
+as the server takes them; its audit log tells when their pods were created and started and who wrote how much,
+a watch when the jobs are done. In the same run a bare client posts the same Service and pods per job without
+any operator: the limit.
 
 Ours has the jobs' launcher off: fake pods run no program. --indexed measures Kubernetes' own Indexed Jobs
 beside it. Another operator: --manifest TEMPLATE with the label and condition of its jobs, --process and

@@ -14,7 +14,7 @@ from crowd.jobs import NAME, job_of
 from crowd.timeline import Timeline
 from crowd.usage import Usage, usage
 from crowd.watch import ends_by, pods_by, until, watching
-from crowd.writes import Bill, bill
+from crowd.writes import Bill, bill, moments
 from mlenv_local.audit import AuditLog
 from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.resources import PODS, SERVICES
@@ -63,7 +63,7 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
 
     async def submit(client: Client, number: int) -> None:
         name = NAME.format(number)
-        timeline.submit(name, time.monotonic())
+        timeline.submit(name, time.time())
         await client.create(kind.resource, kind.manifest(name, namespace))
 
     title = f"{kind.title}: {size.jobs} jobs of {size.pods} pods"
@@ -78,9 +78,10 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
             await until(timeline, "created", size.jobs, progress, size.patience_s)
             at_created = usage(operator.pids())
             await until(timeline, "done", size.jobs, progress, size.patience_s)
-    after = usage(operator.pids())
-    log.wait_for(datetime.now(UTC), seconds=60)
-    owed = bill(log.all_writes(), size.jobs, operator.writes, lambda one: _job_in(namespace, one))
+    after, belongs = usage(operator.pids()), partial(_job_in, namespace)
+    writes = _written(log)
+    timeline.correct(moments(writes, size.pods, belongs))
+    owed = bill(writes, size.jobs, operator.writes, belongs)
     return Burst(timeline, before, at_created, after, owed)
 
 
@@ -88,10 +89,10 @@ async def run_bare(
     found: Cluster, namespace: str, gangs: Iterable[list[Raw]], label: str, size: Size
 ) -> Timeline:
     """Post each gang's objects, one after the other, gangs side by side; watched until all pods run."""
-    timeline = Timeline(size.pods)
+    timeline, log = Timeline(size.pods), AuditLog(found.audit_log)
 
     async def post(client: Client, gang: list[Raw]) -> None:
-        timeline.submit(gang[0]["metadata"]["name"], time.monotonic())
+        timeline.submit(gang[0]["metadata"]["name"], time.time())
         for one in gang:
             await client.create(PODS if one["kind"] == "Pod" else SERVICES, one)
 
@@ -105,7 +106,14 @@ async def run_bare(
             works = [partial(post, client, gang) for gang in gangs]
             group.create_task(side_by_side(works, size.connections))
             await until(timeline, "running", size.jobs, progress, size.patience_s)
+    timeline.correct(moments(_written(log), size.pods, partial(_job_in, namespace)))
     return timeline
+
+
+def _written(log: AuditLog) -> list[Write]:
+    """Everything up to now: the log is written a moment after the answers."""
+    log.wait_for(datetime.now(UTC), seconds=60)
+    return list(log.all_writes())
 
 
 async def side_by_side(works: Iterable[Callable[[], Awaitable[None]]], width: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from crowd.timeline import waits
+from crowd.timeline import quantile, waits
 
 if TYPE_CHECKING:
     from crowd.burst import Burst, Size
@@ -33,6 +33,8 @@ def figures(burst: Burst, size: Size) -> Figures:
         "operator_peak_rss_mb": round(burst.after.peak_mb, 1),
         "api_writes_per_job": round(burst.bill.until_done, 2),
         "writes_until_created_per_job": round(burst.bill.until_created, 2),
+        "watch_lag_p50_s": round(quantile(line.lags, 0.5), 2),
+        "watch_lag_p99_s": round(quantile(line.lags, 0.99), 2),
         "jobs_complete": line.done - len(line.failed),
     }
 
@@ -47,6 +49,8 @@ def tell(title: str, burst: Burst, size: Size) -> None:
         rate = str(told.get(rates.get(what, ""), ""))
         table.add_row(f"submitted to {what}", rate, str(told[f"{what}_p50_s"]), str(told[f"{what}_p99_s"]))
     _out.print(table)
+    late, latest = told["watch_lag_p50_s"], told["watch_lag_p99_s"]
+    _out.print(f"A watch told of the created ones later by: p50 {late} s, p99 {latest} s")
     cpu, early = told["operator_cpu_s_per_job"], told["operator_cpu_s_per_job_until_created"]
     _out.print(f"CPU of the operator: {cpu * 1000:.1f} ms per job, {early * 1000:.1f} until all were created")
     _out.print(f"Memory: {told['operator_rss_mb']} MB, {told['operator_peak_rss_mb']} at its peak")

@@ -1,4 +1,4 @@
-"""When each gang of a burst was submitted, created, running and done; pure, on the caller's clock."""
+"""When each gang of a burst was submitted, created, running and done; pure, in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from crowd.writes import Moments
 
 STARTED = frozenset({"Running", "Succeeded", "Failed"})
 
@@ -31,6 +33,7 @@ class Timeline:
         self.pods = pods
         self.gangs: dict[str, Gang] = {}
         self.failed: dict[str, str] = {}
+        self.lags: list[float] = []
         self.created = self.running = self.done = 0
 
     def submit(self, job: str, now: float) -> None:
@@ -61,6 +64,16 @@ class Timeline:
         self.done += 1
         if failure:
             self.failed[job] = failure
+
+    def correct(self, moments: Mapping[str, Moments]) -> None:
+        """Take the server's word for when gangs were created and ran, and keep how late the watch was."""
+        for job, gang in self.gangs.items():
+            found = moments.get(job)
+            if found is None:
+                continue
+            if gang.created is not None:
+                self.lags.append(gang.created - found.created)
+            gang.created, gang.running = found.created, found.running or gang.running
 
     def missing(self, what: str) -> list[str]:
         """Jobs that have not come to "created", "running" or "done"."""

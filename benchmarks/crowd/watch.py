@@ -1,4 +1,4 @@
-"""Watching a burst: every moment is on this process's clock, when the watch tells of it."""
+"""Watching a burst: every moment is when the watch tells of it, on this machine's clock."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def _follow(
         async for kind, item in client.watch(resource, version, Selection(namespace=namespace)):
             version = item["metadata"]["resourceVersion"]
             if kind in ("ADDED", "MODIFIED"):
-                tell(item, time.monotonic())
+                tell(item, time.time())
 
 
 def pods_by(label: str, timeline: Timeline) -> Callable[[Raw, float], None]:

@@ -163,6 +163,7 @@ def _controller_manager(layout: Layout) -> tuple[str, ...]:
         f"--cluster-signing-key-file={pki / 'ca.key'}",
         "--node-monitor-period=2s",
         f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
+        *_client_limits(layout),
     )
 
 
@@ -174,7 +175,16 @@ def _scheduler(layout: Layout) -> tuple[str, ...]:
         f"--authorization-kubeconfig={config}",
         "--bind-address=127.0.0.1",
         "--leader-elect=false",
+        *_client_limits(layout),
     )
+
+
+def _client_limits(layout: Layout) -> tuple[str, ...]:
+    """By default the scheduler binds 50 pods a second at most, and the controllers write 20 objects.
+
+    That is for clusters whose nodes are real. With fake ones it would be all that a benchmark sees.
+    """
+    return ("--kube-api-qps=1000", "--kube-api-burst=1000") if layout.fake_nodes else ()
 
 
 def _kube_proxy(machine: Machine, binaries: Path) -> Component:

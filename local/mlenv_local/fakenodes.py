@@ -39,7 +39,8 @@ CAPACITY = {"cpu": "256", "memory": "2Ti", "ephemeral-storage": "2Ti", "pods": s
 POD_ADDRESSES = "198.18.0.0/15"
 # Renewed after a quarter of it, well within the grace that nodes have.
 LEASE_SECONDS = 40
-POD_HANDS = 16
+# Pods whose state is being written at once; real kubelets are as many as nodes.
+POD_HANDS = 64
 USER = "mlenv:kwok"
 _RBAC = "rbac.authorization.k8s.io"
 LEASES = "kube-node-lease"

@@ -12,9 +12,10 @@ import yaml
 from crowd import jobs
 from crowd.setup import fake_nodes
 from crowd.timeline import Timeline, quantile, waits
-from crowd.writes import bill
+from crowd.writes import Moments, bill, moments
 
 from mlenv_api import names
+from mlenv_local import fakenodes
 from mlenv_local.audit import Write
 
 ROOT = Path(__file__).parents[3]
@@ -91,6 +92,35 @@ def test_writes_until_created_end_with_the_jobs_last_pod() -> None:
     assert found.until_done == 8 / 2
     assert found.kinds["create pods"] == 1.5
     assert found.others == {THEM: 0.5}
+
+
+def test_the_server_says_when_a_gang_was_created_and_ran() -> None:
+    log = [
+        write(US, "create", "pods", "g00000-0-0", 2),
+        write(US, "create", "pods", "g00000-1-0", 3),
+        write(US, "create", "pods/binding", "g00000-1-0", 4),
+        write(fakenodes.USER, "patch", "pods/status", "g00000-0-0", 5),
+        write(THEM, "patch", "pods/status", "g00000-1-0", 6),
+        write(fakenodes.USER, "patch", "pods/status", "g00000-1-0", 7),
+        write(fakenodes.USER, "patch", "pods/status", "g00000-1-0", 20),  # it ends
+        write(US, "create", "pods", "g00001-0-0", 2),
+        write(US, "create", "pods", "g00002-0-0", 8),
+        write(US, "create", "pods", "g00002-1-0", 9),
+    ]
+    began = BEGAN.timestamp()
+    found = moments(log, 2, lambda one: jobs.job_of(one.name))
+    assert found == {"g00000": Moments(began + 3, began + 7), "g00002": Moments(began + 9, None)}
+
+
+def test_the_servers_word_counts_and_how_late_the_watch_was_is_kept() -> None:
+    line = Timeline(pods=1)
+    for job in ("a", "b"):
+        line.submit(job, 0.0)
+        line.saw_pod(job, "p", "Running", 9.0)
+    line.correct({"a": Moments(2.0, 3.0)})
+    assert line.waits("created") == [2.0, 9.0]
+    assert line.waits("running") == [3.0, 9.0]
+    assert line.lags == [7.0]
 
 
 @pytest.mark.parametrize(
