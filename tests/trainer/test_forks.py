@@ -203,7 +203,7 @@ def test_a_program_finds_what_it_always_finds(forked: Attempts, executed: Attemp
 
 TENSORS = """
 import sys
-print("first", "torch._dynamo" in sys.modules)
+print("first", "torch._dynamo" in sys.modules, *{"fsspec", "grpc", "pyarrow"} & {*sys.modules})
 import torch
 a = torch.rand(1200, 1200)
 print(torch.get_num_threads(), torch.cuda._is_in_bad_fork())
