@@ -103,10 +103,10 @@ class Stream:
         self._position = self._given
 
     def begin(self) -> None:
-        """From here on commits decide what is consumed; what was only looked at before is given again.
+        """From here on commits decide what is consumed; what was only looked at is given again.
 
-        A Session calls it, so that a batch taken to see its shape is not lost for training. Does nothing after
-        the first commit.
+        A Session calls it, so that a batch taken to see its shape is not lost for training. After the first
+        commit it does nothing.
         """
         if not self._commits and self._given != self._anchor:
             self._go_to(self._anchor)
