@@ -79,12 +79,11 @@ class Reconciler:
     async def _move(self, key: JobKey, world: World, made: Plan) -> str:
         """Store the next state of the attempt; acting on it is the next look's."""
         job = world.job
-        if job is None or not await self._is_current(job):
-            self._queue.add(key)
-            return "stale"
+        assert job is not None, "only a job that is there can move"
         if not await self._carry_out(key, made):
             self._queue.add(key)
             return "refused"
+        # If the job was changed, deleted or replaced unseen, its version is another, and nothing is stored.
         stored = await self._store(job, made.status)
         self._queue.add(key)
         if stored:
@@ -129,16 +128,12 @@ class Reconciler:
         self._state.rejections.accepted(key)
         return True
 
-    async def _is_current(self, job: JobView) -> bool:
-        """Whether the job stands as we saw it: kopf's watch may be late, and tells of no lost deletions."""
+    async def _read_again(self, job: JobView) -> None:
+        """The job is not as we saw it: kopf's watch may be late, and tells of no lost deletions."""
         try:
-            raw = await self._client.get(TRAINING_JOBS, *job.key)
+            self._state.jobs.put(await self._client.get(TRAINING_JOBS, *job.key))
         except NotFound:
             self._state.jobs.drop(job.key, job.uid)
-            return False
-        self._state.jobs.put(raw)
-        metadata = raw["metadata"]
-        return (metadata["uid"], metadata["resourceVersion"]) == (job.uid, job.resource_version)
 
     async def _store(self, job: JobView, status: TrainingJobStatus | None) -> bool:
         """Write the status, if the job is still as we saw it."""
@@ -158,7 +153,7 @@ class Reconciler:
         try:
             self._state.jobs.put(await self._client.update_status(TRAINING_JOBS, body))
         except Conflict:
-            await self._is_current(job)
+            await self._read_again(job)
             return False
         except NotFound:
             self._state.jobs.drop(job.key, job.uid)

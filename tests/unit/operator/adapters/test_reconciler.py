@@ -176,7 +176,7 @@ async def test_numbers_wait_after_a_move_too(shell: Shell) -> None:
 async def test_a_conflict_starts_over_with_what_is_stored(shell: Shell) -> None:
     raw = shell.submit()
     shell.api.add(TRAINING_JOBS, raw | {"spec": raw["spec"] | {"suspend": True}})  # the watch has not told
-    assert await shell.reconciler.reconcile(KEY) == "stale"
+    assert await shell.reconciler.reconcile(KEY) == "conflict"
     assert shell.queue.now == [KEY]
     await shell.settle()
     assert shell.stored()["phase"] == "Suspended"
