@@ -187,10 +187,10 @@ class Rig:
         index: int = 0,
         nodes: int = 1,
         procs: int = 1,
-        way: str | None = None,
+        way: str = "exec",
         **env: str,
     ) -> Launcher:
-        """Start a launcher as a pod would; with `way`, it starts ranks so, and can do it now."""
+        """Start a launcher as a pod would, which starts ranks in this way."""
         run_dir = self.folder / pod
         run_dir.mkdir()
         token = self.folder / f"{pod}.token"
@@ -205,10 +205,8 @@ class Rig:
             names.ENV_POD_IP: "127.0.0.1",
             names.ENV_JOB_UID: "uid-1",
         }
-        process, log = self.start([*program], pod, {**variables, **env, **WAYS.get(way or "", {})})
+        process, log = self.start([*program], pod, {**variables, **env, **WAYS[way]})
         self.launchers.append(Launcher(process, pod, run_dir, token, log))
-        if way == "fork":
-            self.launchers[-1].wait_for_forks()
         return self.launchers[-1]
 
     def start(self, argv: list[str], name: str, env: dict[str, str]) -> tuple[subprocess.Popen[bytes], Path]:

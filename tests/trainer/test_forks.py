@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rig import READY, Launcher, Rig, Server, until, world
 
-from mlenv_api.protocol import Evidence, LauncherPhase
+from mlenv_api.protocol import Evidence, LauncherPhase, Order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -334,6 +334,28 @@ def test_a_killed_server_is_replaced_and_nobody_waits_for_it(rig: Rig) -> None:
     assert attempts.run(code).lines[0] == ("True",)
 
 
+def test_the_first_ranks_wait_for_what_they_would_have_to_import_themselves(rig: Rig) -> None:
+    attempts = Attempts(rig, "first")
+    assert READY not in attempts.launcher.text()
+    assert attempts.run("import sys\nprint('torch' in sys.modules)").lines[0] == ("True",)
+    assert NOT_FORKED not in attempts.launcher.text()
+
+
+@pytest.mark.parametrize("order", [Order.STOP, Order.RUN])
+def test_ranks_that_still_wait_can_be_called_off(rig: Rig, order: Order) -> None:
+    """By an order to leave, or by a newer attempt."""
+    attempts = Attempts(rig, f"called-off-{order}")
+    attempts.start("print('ran', flush=True)\nimport time\ntime.sleep(600)")
+    assert READY not in attempts.launcher.text()
+    pod = attempts.launcher.pod
+    attempts.server.say(pod, 2, order=order)
+    if order is Order.STOP:
+        assert attempts.launcher.exit_code() == 1
+    else:
+        attempts.server.wait(pod, lambda b: (b.attempt, b.phase) == (2, LauncherPhase.WAITING), "waiting")
+    assert "ran" not in attempts.launcher.text()
+
+
 def test_nothing_outlives_the_launcher(rig: Rig) -> None:
     attempts = Attempts(rig, "orphans")
     server = attempts.launcher.wait_for_forks()
@@ -432,7 +454,7 @@ def test_without_torch_there_is_no_server(rig: Rig) -> None:
     (rig.folder / "broken" / "torch").mkdir(parents=True)
     (rig.folder / "broken" / "torch" / "__init__.py").write_text("raise ImportError('no torch here')")
     path = str(rig.folder / "broken")
-    attempts = Attempts(rig, "torchless", "prog.py", way="unknown", PYTHONPATH=path)
+    attempts = Attempts(rig, "torchless", "prog.py", way="fork", PYTHONPATH=path)
     until(lambda: attempts.launcher.children() == {}, "the end of the server")
     assert attempts.run("print('works')").lines[0] == ("works",)
     assert f"{NOT_FORKED}: torch cannot be imported: ImportError: no torch here" in attempts.launcher.text()

@@ -1,6 +1,6 @@
 """The launcher's side of the fork server: ranks in milliseconds, instead of the seconds that imports take.
 
-It is never waited for. Whatever it cannot do is done by starting a new Python, and why is said once.
+Whatever it cannot do is done by starting a new Python, and why is said once.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class ForkServer:
     def pid(self) -> int | None:
         """Its process, to be spared when ranks are cleared away."""
         return self._child.pid if self._child else None
+
+    @property
+    def importing(self) -> bool:
+        """Whether it will be ready soon: a new Python would have to import the same."""
+        return self._child is not None and self._failures == 0 and not (self.ready or self.unusable)
 
     def start(self) -> None:
         """Start the process; it is ready some seconds later."""

@@ -49,8 +49,12 @@ FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 RESTART_STORE: Final = "restart-store"
 LISTEN: Final = "listen"
 RESTART_FORKS: Final = "restart-fork-server"
+START_ANYWAY: Final = "start-anyway"
+IMPORT_SECONDS: Final = 30.0
+"""A fork server that is still importing after so long is not waited for any more."""
 STORE_SECONDS: Final = 5.0
 TERMINATION_LOG: Final = Path("/dev/termination-log")
+_ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 
 
 class Loop:
@@ -73,6 +77,8 @@ class Loop:
         self._nudges: Nudges | None = None
         self._stores: Stores | None = None
         self._forks: ForkServer | None = None
+        self._waiting: Start | None = None
+        """Ranks to be started once the fork server has imported what they would have to import themselves."""
         self._said: set[str] = set()
         """Why ranks were not forked: each reason is worth one line."""
         self._local: Answer | None = None
@@ -152,6 +158,8 @@ class Loop:
                 self._nudged()
             elif key.data.fd >= 0:  # what another event of this round has not closed
                 self._pipes.pump(key.data)
+        if self._waiting and self._forks and not self._forks.importing:
+            self._start_waiting()
         self._ring()
 
     def _nudged(self) -> None:
@@ -203,6 +211,8 @@ class Loop:
                 self._nudges.listen()
             elif name == RESTART_FORKS and self._forks:
                 self._forks.start()
+            elif name == START_ANYWAY:
+                self._start_waiting()
             else:
                 self._events.append(TimeUp(Timer(name)))
 
@@ -229,8 +239,7 @@ class Loop:
             case Start():
                 self._start(command)
             case Signal(number):
-                for pid in list(self._ranks):
-                    procs.signal_group(pid, number)
+                self._signal(number)
             case Clear():
                 self._clear(self._spared())
             case OpenStore(store):
@@ -256,7 +265,30 @@ class Loop:
         elif self._stores and store > 0:  # the first one comes with its process
             self._stores.open(store)
 
+    def _signal(self, number: int) -> None:
+        waiting = self._waiting
+        if waiting and number in _ENDS:
+            self._waiting = None
+            now = datetime.now(UTC)
+            ranks = range(waiting.world.num_proc_per_node)
+            self._events.extend(RankEnded(local_rank, -number, now) for local_rank in ranks)
+        for pid in list(self._ranks):
+            procs.signal_group(pid, number)
+
     def _start(self, command: Start) -> None:
+        self._waiting = command
+        if self._forks and self._forks.importing:
+            self._timers[START_ANYWAY] = time.monotonic() + IMPORT_SECONDS
+        else:
+            self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        command, self._waiting = self._waiting, None
+        self._timers.pop(START_ANYWAY, None)
+        if command:
+            self._start_now(command)
+
+    def _start_now(self, command: Start) -> None:
         world = command.world
         shape = config.RankShape(
             world.num_nodes,
