@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,15 +20,37 @@ ROOT = Path(__file__).parents[2]
 KINDS = {"in_place": 2, "replaced_pod": 1, "torchrun": 1, "torchrun_one_agent": 1}
 
 
-def test_every_kind_of_kill_is_followed_by_training_and_measured(installed: Cluster) -> None:
-    argv = [sys.executable, str(ROOT / "benchmarks" / "recovery.py"), "--small", "--cluster", installed.name]
+def measured(name: str, *options: str) -> dict[str, Any]:
+    """What a benchmark says in its last line."""
+    argv = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=850)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    *_, last = ended.stdout.splitlines()
-    found = json.loads(last)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_kind_of_kill_is_followed_by_training_and_measured(installed: Cluster) -> None:
+    found = measured("recovery", "--small", "--cluster", installed.name)
     for kind, kills in KINDS.items():
         assert found[f"{kind}_kills"] == kills
         assert found[f"{kind}_p95_s"] >= found[f"{kind}_p50_s"] > 0
     assert found["kills"] == sum(KINDS.values())
     assert found["torchrun_over_in_place"] > 0
     assert installed.exists(), "a cluster that was there is left"
+
+
+def test_leaders_that_fail_never_make_two_worlds() -> None:
+    found = measured("failover", "--faults=3", "--lease=6", "--jobs=4", "--pods=2")
+    assert sum(found["faults"].values()) == 3
+    assert (found["double_worlds"], found["terms_with_two_leaders"], found["jobs_stuck"]) == (0, 0, 0)
+    assert found["jobs_done"] >= 4
+    assert found["worlds"] >= found["jobs_done"]
+
+
+def test_live_jobs_are_told_of_and_a_cold_start_writes_nothing_needless() -> None:
+    name = f"mlenv-tb{secrets.token_hex(2)}"
+    found = measured("live", "--jobs=8", "--pods=2", "--changes=2", "--seconds=6", "--name", name)
+    assert (found["jobs"], found["changes"], found["changes_lost"]) == (8, 12, 0)
+    assert found["takeover_s"] is not None
+    assert found["takeover_writes"] == 1, "the status of the one job that was edited"
+    assert found["rss_mb"] > 0
