@@ -161,6 +161,9 @@ def _controller_manager(layout: Layout) -> tuple[str, ...]:
         f"--root-ca-file={pki / 'ca.crt'}",
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
+        # Pods of a gang come at once: otherwise each of them is a write of its own, by each controller.
+        "--endpoint-updates-batch-period=1s",
+        "--endpointslice-updates-batch-period=1s",
         "--node-monitor-period=2s",
         f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
         *_client_limits(layout),

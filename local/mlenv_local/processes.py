@@ -134,6 +134,7 @@ class Processes:
         environment = {
             "PATH": f"{self.binaries}:{SYSTEM_PATH}",
             "HOME": "/root",
+            "GOGC": "200",  # memory is cheaper here than the two cores that everything shares
             MARKER: str(self.layout.root),
             NAME_MARKER: name,
         }
