@@ -1,6 +1,6 @@
 """Where this machine's CPU time went: the control plane's programs, the benchmark itself, everybody else.
 
-Figures of a burst mean little on a machine that does something else as well: it is measured how much that was.
+Figures of a burst mean little on a machine that does something else as well; so that is measured, too.
 """
 
 from __future__ import annotations
