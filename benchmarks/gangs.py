@@ -49,9 +49,9 @@ async def measure(found: Cluster, args: argparse.Namespace) -> Figures:
         burst = await run_burst(found, TESTED, kind, operator, size)
     tell(kind.title, burst, size)
     result = figures(burst, size)
-    bare = await _bare(found, args, size)
+    bare, shares = await _bare(found, args, size)
     ratio = {"ratio_to_bare_client": round(result["gangs_per_s"] / bare["bare_client_gangs_per_s"], 3)}
-    tell_bare(bare | ratio)
+    tell_bare(bare | ratio, shares)
     beside = {"indexed_job": await _indexed(found, args, size)} if args.indexed else {}
     return {**result, **bare, **ratio, **beside, "jobs": args.jobs, "pods": args.pods, "kind": kind.title}
 
@@ -63,15 +63,16 @@ async def _warm_up(found: Cluster, kind: Kind, operator: Operator, size: Size) -
     await run_burst(found, namespace, kind, operator, Size(WARM_UP_JOBS, *size[1:]))
 
 
-async def _bare(found: Cluster, args: argparse.Namespace, size: Size) -> Figures:
+async def _bare(found: Cluster, args: argparse.Namespace, size: Size) -> tuple[Figures, dict[str, float]]:
     setup.make_namespace(found, BARE)
     ours = jobs.training_jobs(args.pods, _run_for_s(args))
     gangs = [jobs.bare_gang(ours.manifest(jobs.NAME.format(n), BARE)) for n in range(args.jobs)]
-    timeline = await run_bare(found, BARE, gangs, names.LABEL_JOB, size)
-    return {
+    timeline, shares = await run_bare(found, BARE, gangs, names.LABEL_JOB, size)
+    told = {
         "bare_client_gangs_per_s": round(timeline.per_second("created"), 1),
         "bare_client_running_per_s": round(timeline.per_second("running"), 1),
     }
+    return told, shares
 
 
 async def _indexed(found: Cluster, args: argparse.Namespace, size: Size) -> Figures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crowd.jobs import NAME, job_of
+from crowd.machine import look, spent
 from crowd.timeline import Timeline
 from crowd.usage import Usage, usage
 from crowd.watch import ends_by, pods_by, until, watching
@@ -21,9 +23,10 @@ from mlenv_operator.kube.resources import PODS, SERVICES
 from mlenv_operator.kube.transport import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 
     from crowd.jobs import Kind
+    from crowd.machine import Look
     from crowd.setup import Operator
     from mlenv_local import Cluster
     from mlenv_local.audit import Write
@@ -50,6 +53,8 @@ class Burst:
     at_created: Usage
     after: Usage
     bill: Bill
+    shares: dict[str, float]
+    """Of the machine's CPU time until all were created, by program."""
 
     def cpu_s(self, *, until_created: bool = False) -> float:
         """CPU time of the operator in the burst."""
@@ -59,6 +64,7 @@ class Burst:
 async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operator, size: Size) -> Burst:
     """Submit the jobs of this kind and see them through."""
     timeline, log, before = Timeline(size.pods), AuditLog(found.audit_log), usage(operator.pids())
+    began = look(found, operator.pids())
     sights = {PODS: pods_by(kind.label, timeline), kind.resource: ends_by(kind.done, timeline)}
 
     async def submit(client: Client, number: int) -> None:
@@ -76,20 +82,20 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
             works = [partial(submit, client, number) for number in range(size.jobs)]
             group.create_task(side_by_side(works, size.connections))
             await until(timeline, "created", size.jobs, progress, size.patience_s)
-            at_created = usage(operator.pids())
+            at_created, shares = usage(operator.pids()), _shares(found, began, operator.pids())
             await until(timeline, "done", size.jobs, progress, size.patience_s)
     after, belongs = usage(operator.pids()), partial(_job_in, namespace)
     writes = _written(log)
     timeline.correct(moments(writes, size.pods, belongs))
     owed = bill(writes, size.jobs, operator.writes, belongs)
-    return Burst(timeline, before, at_created, after, owed)
+    return Burst(timeline, before, at_created, after, owed, shares)
 
 
 async def run_bare(
     found: Cluster, namespace: str, gangs: Iterable[list[Raw]], label: str, size: Size
-) -> Timeline:
+) -> tuple[Timeline, dict[str, float]]:
     """Post each gang's objects, one after the other, gangs side by side; watched until all pods run."""
-    timeline, log = Timeline(size.pods), AuditLog(found.audit_log)
+    timeline, log, began = Timeline(size.pods), AuditLog(found.audit_log), look(found, ())
 
     async def post(client: Client, gang: list[Raw]) -> None:
         timeline.submit(gang[0]["metadata"]["name"], time.time())
@@ -105,9 +111,15 @@ async def run_bare(
         with found.reporter.progress(title) as progress:
             works = [partial(post, client, gang) for gang in gangs]
             group.create_task(side_by_side(works, size.connections))
+            await until(timeline, "created", size.jobs, progress, size.patience_s)
+            shares = _shares(found, began, ())
             await until(timeline, "running", size.jobs, progress, size.patience_s)
     timeline.correct(moments(_written(log), size.pods, partial(_job_in, namespace)))
-    return timeline
+    return timeline, shares
+
+
+def _shares(found: Cluster, began: Look, operator: Collection[int]) -> dict[str, float]:
+    return spent(began, look(found, operator), os.cpu_count() or 1)
 
 
 def _written(log: AuditLog) -> list[Write]:

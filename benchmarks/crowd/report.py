@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from crowd.machine import ELSEWHERE
 from crowd.timeline import quantile, waits
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 FLOOR = 25.0
 """Gangs a second that ours must create, on two cores with 1,000 jobs of 4 pods."""
+SPOILED = 0.15
+"""What the kernel takes for networking is less than this share of the machine."""
 Figures = dict[str, Any]
 _out = Console(highlight=False, soft_wrap=True)
 
@@ -35,6 +38,7 @@ def figures(burst: Burst, size: Size) -> Figures:
         "writes_until_created_per_job": round(burst.bill.until_created, 2),
         "watch_lag_p50_s": round(quantile(line.lags, 0.5), 2),
         "watch_lag_p99_s": round(quantile(line.lags, 0.99), 2),
+        "cpu_share_elsewhere": burst.shares[ELSEWHERE],
         "jobs_complete": line.done - len(line.failed),
     }
 
@@ -53,6 +57,7 @@ def tell(title: str, burst: Burst, size: Size) -> None:
     _out.print(f"A watch told of the created ones later by: p50 {late} s, p99 {latest} s")
     cpu, early = told["operator_cpu_s_per_job"], told["operator_cpu_s_per_job_until_created"]
     _out.print(f"CPU of the operator: {cpu * 1000:.1f} ms per job, {early * 1000:.1f} until all were created")
+    _tell_shares(burst.shares)
     _out.print(f"Memory: {told['operator_rss_mb']} MB, {told['operator_peak_rss_mb']} at its peak")
     writes, first = told["api_writes_per_job"], told["writes_until_created_per_job"]
     _out.print(
@@ -64,11 +69,22 @@ def tell(title: str, burst: Burst, size: Size) -> None:
         _out.print(f"[red]failed[/] {job}: {message}")
 
 
-def tell_bare(told: Figures) -> None:
+def tell_bare(told: Figures, shares: dict[str, float]) -> None:
     """Print the limit, and how near to it we came."""
     rate, running = told["bare_client_gangs_per_s"], told["bare_client_running_per_s"]
     _out.print(f"\n[bold]Bare client[/]: {rate} gangs/s created, {running} running")
+    _tell_shares(shares)
     _out.print(f"Ratio of the gangs created a second to the bare client's: {told['ratio_to_bare_client']}\n")
+
+
+def _tell_shares(shares: dict[str, float]) -> None:
+    """Where the processors' time went until all gangs were created; what is not ours spoils the figures."""
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
+    _out.print(f"The machine until then: {told}")
+    if shares[ELSEWHERE] > SPOILED:
+        _out.print(
+            f"[yellow]{shares[ELSEWHERE]:.0%} of this machine's CPU time went elsewhere[/]: too busy to say"
+        )
 
 
 def _listed(counts: dict[str, float]) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from mlenv_local import Cluster
 
-_TICK = os.sysconf("SC_CLK_TCK")
-_WRAPPERS = ("nsenter", "unshare", "env", "containerd-shim-runc-v2")
+TICK = os.sysconf("SC_CLK_TCK")
+WRAPPERS = ("nsenter", "unshare", "env", "containerd-shim-runc-v2")
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,29 @@ def usage(pids: Iterable[int]) -> Usage:
 def find(cluster: Cluster, words: str) -> list[int]:
     """Processes of the cluster, in pods too, whose command line has these words in it."""
     found = [one.pid for one in processes(cluster.layout) if words in _command(one.pid)]
-    return [pid for pid in found if Path(_command(pid).split(" ")[0]).name not in _WRAPPERS]
+    return [pid for pid in found if program(pid) not in WRAPPERS]
+
+
+def program(pid: int) -> str:
+    """The name of the program that a process runs; empty if it is gone."""
+    return Path(_command(pid).partition(" ")[0]).name
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of a process so far; 0 if it is gone."""
+    with suppress(OSError):
+        return _cpu_s(pid)
+    return 0.0
 
 
 def _of(pid: int) -> Usage:
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return Usage((int(stat[11]) + int(stat[12])) / _TICK, _mb(status, "VmRSS"), _mb(status, "VmHWM"))
+    return Usage(_cpu_s(pid), _mb(status, "VmRSS"), _mb(status, "VmHWM"))
+
+
+def _cpu_s(pid: int) -> float:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / TICK
 
 
 def _mb(status: str, name: str) -> float:

@@ -109,6 +109,21 @@ def test_kwok_may_do_a_kubelets_work_and_no_more() -> None:
     assert roles["Role"]["metadata"]["namespace"] == fakenodes.LEASES
 
 
+def test_only_with_fake_nodes_are_scheduler_and_controllers_not_throttled() -> None:
+    for name in ("kube-scheduler", "kube-controller-manager"):
+        for layout, throttled in ((LAYOUT, False), (Layout("t", 201, 1), True)):
+            flags = " ".join(component(layout, BIN, name).argv)
+            assert ("--kube-api-qps" not in flags) is throttled
+
+
+def test_a_pods_state_is_written_over_the_version_it_was_chosen_for() -> None:
+    """KWOK replays what it has seen whenever its watch falls behind, and would start pods twice."""
+    for one in STAGES:
+        for step in one["spec"]["steps"]:
+            if one["spec"]["resourceRef"]["kind"] == "Pod" and "patch" in step:
+                assert "resourceVersion: {{ .metadata.resourceVersion | Quote }}" in step["patch"]["template"]
+
+
 def test_a_clusters_fake_nodes_are_remembered() -> None:
     assert store.from_json("t", LAYOUT.state, store.to_json(LAYOUT)).fake_nodes == 3
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from crowd import jobs
+from crowd.machine import Look, spent
 from crowd.setup import fake_nodes
 from crowd.timeline import Timeline, quantile, waits
 from crowd.writes import Moments, bill, moments
@@ -161,6 +162,17 @@ def test_a_template_is_filled_in_and_read() -> None:
     assert (made["metadata"], made["spec"]["parallelism"]) == ({"name": "g00001", "namespace": "ns"}, 4)
     assert made["spec"]["template"]["metadata"]["annotations"] == {"local.mlenv.io/run-for": "30s"}
     assert "${" not in yaml.safe_dump(made)
+
+
+def test_what_the_machine_did_besides_is_what_nobody_of_ours_used() -> None:
+    before = Look(at=10.0, busy=100.0, programs={"etcd": 1.0, "kwok": 2.0})
+    after = Look(at=20.0, busy=115.0, programs={"etcd": 3.0, "kwok": 2.0, "operator": 8.0})
+    assert spent(before, after, processors=2) == {
+        "operator": 0.4,
+        "elsewhere": 0.25,
+        "etcd": 0.1,
+        "kwok": 0.0,
+    }
 
 
 def test_there_are_fake_nodes_for_all_pods_and_some_to_spare() -> None:
