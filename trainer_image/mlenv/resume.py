@@ -161,9 +161,12 @@ class Keeper:
         """Wait for the last save; the code to end with when it was sealed."""
         return ExitCode.PREEMPTED if self._ck.wait() else None
 
-    def close(self, *, wait: bool) -> None:
-        """End the writing thread. Without `wait` it is left to end by itself before the process does."""
-        self._ck.close(wait=wait)
+    def close(self, *, failed: bool) -> None:
+        """Wait for the last save. A rank that failed does not: others may be gone, and its error comes first.
+
+        The save goes on, and the end of the process waits for it.
+        """
+        self._ck.close(wait=not failed or self._job.world_size == 1)
 
     def _look(self, step: int, *, told: bool) -> tuple[bool, bool]:
         """(due by time, told to stop), the same on all ranks."""

@@ -113,7 +113,7 @@ class Session:
     ) -> None:
         try:
             if self._keeper:
-                self._keeper.close(wait=kind is None or self._told_to_stop)
+                self._keeper.close(failed=kind is not None and not self._told_to_stop)
             if self.step == self._start > 0:
                 self._publish(time.monotonic())  # this attempt has no step to report
             elif kind is None or self._told_to_stop:
