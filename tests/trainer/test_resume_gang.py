@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from datasets import steps_of, world_of, write
-from rig import STOP, Rig, until, world
+from rig import DEADLINE, STOP, Rig, until, world
 
 from mlenv.data import merge
 from mlenv_api.protocol import Beat, LauncherPhase
@@ -329,3 +329,34 @@ def test_all_save_at_the_same_step_by_the_clock_and_when_one_pod_is_told_to_stop
     assert len(sealed[0]) == (2 if every == "1s" else 1)
     assert until(lambda: "told to stop at step" in gang.text(), "the last line")
     assert f"told to stop at step {int(sealed[0][-1][5:17])}" in gang.text()
+
+
+LOCAL = """
+import sys
+
+import torch
+
+import mlenv as ml
+
+job = ml.init()
+net = ml.wrap(torch.nn.Linear(1, 1))
+folder = sys.argv[1] if len(sys.argv) > 1 else None
+with ml.Session(job, checkpoint=ml.Checkpoints(every_steps=2, folder=folder), net=net) as run:
+    for _ in run.steps(run.step + 3):
+        net(torch.ones(1, 1)).sum().backward()
+        run.commit()
+"""
+
+
+@pytest.mark.slow
+def test_outside_of_a_cluster_ranks_share_a_folder(rig: Rig) -> None:
+    (rig.folder / "local.py").write_text(LOCAL)
+    for name, more in (("first", ()), ("second", ("kept",)), ("third", ("kept",))):
+        process, log = rig.start(["--nproc-per-node", "2", "local.py", *more], name, {})
+        assert process.wait(DEADLINE) == 0, log.read_text()
+    assert [one.name for one in rig.folder.glob("mlenv-runs/*/checkpoints/*")] == ["step-000000000002.a1"]
+    assert "goes on from step 2" in log.read_text()
+    assert sorted(one.name for one in (rig.folder / "kept").iterdir()) == [
+        "step-000000000002.a1",
+        "step-000000000004.a2",
+    ]
