@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+import mlenv as ml
 from mlenv import job as jobs
 from mlenv_api.trainingjob import TrainingJobSpec
 
@@ -106,6 +108,20 @@ def test_epochs_differ(movielens: Any) -> None:
     (second,) = shard
     assert not np.array_equal(first, second)
     assert np.array_equal(np.sort(first), np.sort(second))
+
+
+def test_a_restart_goes_on_in_the_middle_of_an_epoch(movielens: Any, tmp_path: Path) -> None:
+    def train(total: int, checkpoint: ml.Checkpoints | None) -> list[list[int]]:
+        shard, seen = movielens.Shard(60, 12, rank=0, world=1, seed=3), []
+        job = ml.Job(run_dir=tmp_path)
+        with ml.Session(job, checkpoint=checkpoint, net=torch.nn.Linear(1, 1), data=shard) as run:
+            for index in run.steps(total):
+                seen.append(index.tolist())
+                run.commit()
+        return seen
+
+    every = ml.Checkpoints(every_steps=7)
+    assert train(8, every)[:7] + train(14, every) == train(14, None)
 
 
 def test_it_runs_as_a_user_would_run_it(

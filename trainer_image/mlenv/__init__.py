@@ -15,13 +15,25 @@ if TYPE_CHECKING:
     from mlenv.data.stream import Stream
     from mlenv.dist import wrap
     from mlenv.job import Job, init
+    from mlenv.resume import Checkpoints
     from mlenv.session import Session
 
 __version__: Final = "0.1.0"
-__all__ = ["Checkpointer", "Job", "Session", "Stream", "__version__", "data", "init", "wrap"]
+__all__ = [
+    "Checkpointer",
+    "Checkpoints",
+    "Job",
+    "Session",
+    "Stream",
+    "__version__",
+    "data",
+    "init",
+    "wrap",
+]
 
 _HOMES: Final = {
     "Checkpointer": "mlenv.ckpt.checkpointer",
+    "Checkpoints": "mlenv.resume",
     "Job": "mlenv.job",
     "Session": "mlenv.session",
     "Stream": "mlenv.data.stream",

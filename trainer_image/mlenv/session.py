@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
-from mlenv import page, state
+from mlenv import page, resume, state
+from mlenv.ckpt.errors import CheckpointError
 from mlenv.track import Tracker
 from mlenv_api.protocol import Progress
 
@@ -43,9 +44,20 @@ class Session:
     `things` are what must survive a restart, by name: models, optimizers, schedulers, anything with
     ``state_dict`` and ``load_state_dict``; and ``data``, which `steps` iterates. Refuses an optimizer whose
     parameters are not the models'. `report_every` is in seconds: only then is the device waited for.
+
+    With `checkpoint` a new attempt goes on from the newest checkpoint that all ranks together can use, and
+    nothing is started over because one could not be read. Where nothing is said, jobs of a cluster have it,
+    and programs outside of one don't; None turns it off.
     """
 
-    def __init__(self, job: Job, *, report_every: float = 2.0, **things: Any) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        report_every: float = 2.0,
+        checkpoint: resume.Checkpoints | None = resume.AUTO,
+        **things: Any,
+    ) -> None:
         state.check(things)
         self.job: Final = job
         self.step = 0
@@ -57,12 +69,16 @@ class Session:
         self._things = things
         self._report_every = report_every
         self._tracker = Tracker(job)
+        self._policy = resume.chosen(checkpoint, job, things)
+        self._keeper: resume.Keeper | None = None
+        self._start = 0
         self._life = _Life.NEW
         self._total: int | None = None
         self._pending = 0
         data = things.get("data")
         self._position = data if isinstance(data, state.Positioned) else None
         self._committed: dict[str, Metric] = {}
+        self._past: dict[str, float] = {}
         self._read: dict[str, float] = {}
         self._logged: dict[str, float] = {}
         self._told_to_stop = False
@@ -74,10 +90,11 @@ class Session:
     def __enter__(self) -> Self:
         if self._life is not _Life.NEW:
             raise SessionError("a Session is entered once; make a new one for another run")
+        self._tracker.open()
+        origin = self._resume() if self._policy else "fresh start at step 0"
         self._life = _Life.OPEN
         self._opened = time.monotonic()
         self._reported = (self.step, self._opened)
-        self._tracker.open()
         if self._position is not None:
             self._position.agree()
             self.epoch = self._position.epoch
@@ -85,15 +102,21 @@ class Session:
         job = self.job
         self._tracker.say(
             f"{job.name}: attempt {job.attempt}, {job.world_size} rank(s) on {job.device.type}, "
-            f"files in {job.run_dir}: fresh start at step 0"
+            f"files in {job.run_dir}: {origin}"
         )
+        if self.step:
+            self._publish(self._opened)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None or self._told_to_stop:
+            if self._keeper:
+                self._keeper.close(failed=kind is not None and not self._told_to_stop)
+            if self.step == self._start > 0:
+                self._publish(time.monotonic())  # this attempt has no step to report
+            elif kind is None or self._told_to_stop:
                 self._report(time.monotonic(), console=True)
             else:
                 self._publish(time.monotonic())  # reading the device now could fail, and hide what did
@@ -139,7 +162,11 @@ class Session:
         now = time.monotonic()
         if now >= self._due:
             self._report(now)
-        self.poll()
+        if self._keeper is None:
+            self.poll()
+        elif self._keeper.commit(self.step, told=self._told_to_stop, facts=self._facts):
+            self._told_to_stop = True
+            raise SystemExit(self._keeper.finish() or TERMINATED)
 
     def log(self, **metrics: Metric) -> None:
         """Record values that do not belong to every step, such as an AUC. Waits for the device."""
@@ -151,8 +178,29 @@ class Session:
     def poll(self) -> None:
         """Exit here if the program was told to stop; for loops without `commit`, such as an evaluation."""
         if self._told_to_stop:
-            # Nothing can be saved yet, so this is the end by a signal and not ExitCode.PREEMPTED.
+            # Other ranks may be elsewhere, so nothing is saved here: this is the end by a signal.
             raise SystemExit(TERMINATED)
+
+    # -- checkpoints
+
+    def _resume(self) -> str:
+        """Put back what a checkpoint holds; what training goes on from, in words."""
+        assert self._policy is not None
+        try:
+            self._keeper = resume.Keeper(self._policy, self.job, self._things, self._tracker.say)
+            start = self._keeper.restore()
+        except CheckpointError as error:
+            self._tracker.close()
+            raise resume.give_up(error) from error
+        self.step = self._start = start.step
+        self.samples, self.epoch = start.samples, start.epoch
+        if start.seal is not None:
+            self._past = {name: float(value) for name, value in start.seal.metrics.items()}
+        return self._keeper.origin(start)
+
+    def _facts(self) -> dict[str, Any]:
+        metrics = {**_numbers_of(self._committed), **self._logged}
+        return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics}
 
     # -- the loop
 
@@ -174,7 +222,8 @@ class Session:
             before = self.step
             count = 0
             _set_epoch(data, self.epoch)
-            for batch in data:
+            rest = self._keeper is not None and self._keeper.resumed
+            for batch in self._keeper.batches() if self._keeper else data:
                 count += 1
                 self._pending += _samples_in(batch)
                 yield batch
@@ -183,7 +232,7 @@ class Session:
             if self._position is None:
                 self.epoch += 1
             # The rest of an epoch may be less than the batches of one step; a whole one more is not.
-            if self.step == before and (barren or count == 0 or self._position is None):
+            if self.step == before and (barren or (not rest and (count == 0 or self._position is None))):
                 what = (
                     "data is empty" if count == 0 else "a whole pass over the data ended without run.commit()"
                 )
@@ -220,7 +269,7 @@ class Session:
             total_steps=self._total,
             samples=self.samples,
             steps_per_second=self._rate(now),
-            metrics=page.bounded({**self._read, **self._logged}),
+            metrics=page.bounded({**self._past, **self._read, **self._logged}),
             time=datetime.now(UTC),
         )
         self._tracker.publish(shown)
@@ -230,7 +279,7 @@ class Session:
         step, when = self._reported
         self._reported = (self.step, now)
         # The first step pays for allocation, compilation and the first connection.
-        if self.step > step > 0 and now > when:
+        if self.step > step > self._start and now > when:
             self._speed = (self.step - step) / (now - when)
         return self._speed
 

@@ -173,10 +173,16 @@ class Checkpointer:
             pending.result()
         return self.stats.failed_in_a_row == 0
 
-    def close(self) -> None:
-        """Wait for the last save, and end the thread."""
-        self.wait()
-        self._pool.shutdown()
+    def close(self, *, wait: bool = True) -> None:
+        """Wait for the last save, and end the thread. Without `wait` the process's end waits for it."""
+        if wait:
+            self.wait()
+        self._pool.shutdown(wait=wait)
+
+    @property
+    def control(self) -> group.Group:
+        """All ranks, for training's own thread."""
+        return self._groups.control
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +214,7 @@ class Checkpointer:
         try:
             self.sealed = writer.Save(groups.place, groups.every, groups.team, work).run()
         except Exception as error:  # noqa: BLE001  (training goes on, whatever it was)
-            self._failed(work.head.step, group.describe(error))
+            self.failed(work.head.step, group.describe(error))
         else:
             self._parent = seal.digest(self.sealed)
             self.stats.saved += 1
@@ -216,7 +222,8 @@ class Checkpointer:
             self._retain()
         self.stats.writing += time.monotonic() - began
 
-    def _failed(self, step: int, why: str) -> None:
+    def failed(self, step: int, why: str) -> None:
+        """Count and tell that there is no checkpoint of `step`; called on all ranks."""
         self.stats.failed += 1
         self.stats.failed_in_a_row += 1
         self.stats.errors = [*self.stats.errors[-4:], why]

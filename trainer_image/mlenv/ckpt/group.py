@@ -56,6 +56,15 @@ class Group:
             with self._lock:
                 dist.broadcast(data, src=source, group=self.pg)
 
+    def most(self, values: Sequence[int]) -> list[int]:
+        """The highest of each over all ranks; one small message."""
+        if self.pg is None:
+            return [int(one) for one in values]
+        found = torch.tensor(values, dtype=torch.int64)
+        with self._lock:
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.pg)
+        return [int(one) for one in found.tolist()]
+
     def together(self, what: str, act: Callable[[], T]) -> list[T]:
         """Everybody's result of `act`. Raises TogetherFailed on all ranks when it failed on any."""
         try:

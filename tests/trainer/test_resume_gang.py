@@ -1,0 +1,362 @@
+"""Jobs that die and go on from their checkpoints: launchers, ranks and signals are real."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from datasets import steps_of, world_of, write
+from rig import DEADLINE, STOP, Rig, until, world
+
+from mlenv.data import merge
+from mlenv_api.protocol import Beat, LauncherPhase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rig import Launcher, Server
+
+PROGRAM = """
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import mlenv as ml
+
+
+class Net(nn.Module):  # made in another order than used: plain DDP would form other buckets after a step
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.norm = nn.Linear(96, 1), nn.LayerNorm(96)
+        self.middle, self.first = nn.Linear(96, 96), nn.Linear(1, 96)
+
+    def forward(self, x):
+        x = nn.functional.dropout(torch.relu(self.middle(torch.relu(self.first(x)))), 0.3, self.training)
+        return self.last(self.norm(x))
+
+
+folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+job = ml.init(seed=3)
+data = ml.Stream(folder / "set", 24, lanes=6, tail="carry")
+net = ml.wrap(Net(), deterministic=True)
+opt = torch.optim.AdamW(net.parameters(), 0.01)
+torch.manual_seed(100 + job.rank)
+out = folder / "out" / os.environ["RUN"]
+out.mkdir(parents=True, exist_ok=True)
+log = (out / f"ids-{job.attempt}-{job.rank}").open("w")
+every = os.environ["EVERY"]
+seconds = float(every[:-1]) if every.endswith("s") else 300.0
+policy = ml.Checkpoints(every_steps=None if every.endswith("s") else int(every), every_seconds=seconds)
+with ml.Session(job, report_every=0, checkpoint=policy, net=net, opt=opt, data=data) as run:
+    for batch in run.steps(steps):
+        loss = net(batch["number"].float().unsqueeze(1) / 300).square().mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        print(json.dumps([run.step + 1, batch.ids.tolist()]), file=log, flush=True)
+        run.commit(loss=loss)
+        if os.environ.get("SLOWLY"):
+            time.sleep(0.02)
+        if os.environ.get("DIE") == f"{job.attempt}:{job.rank}:{run.step}":
+            os.kill(os.getpid(), signal.SIGKILL)
+weights = b"".join(one.detach().numpy().tobytes() for one in net.parameters())
+end = {"step": run.step, "samples": run.samples, "epoch": run.epoch, "data": data.state_dict()}
+end["weights"] = hashlib.sha256(weights).hexdigest()
+(out / f"end-{job.rank}").write_text(json.dumps(end))
+"""
+STEPS = 24
+
+
+class Gang:
+    """Two launchers of one job, attempt after attempt."""
+
+    def __init__(self, rig: Rig, server: Server, name: str = "p", *, procs: int = 1, **env: str) -> None:
+        self.rig, self.server, self.name, self.procs = rig, server, name, procs
+        self.attempt = 0
+        if not (rig.folder / "set").exists():
+            for number in range(3):
+                write(rig.folder / "set" / f"{number}.parquet", 100 * number, 100)
+        script = rig.folder / "train.py"
+        script.write_text(PROGRAM)
+        env = {"RUN": name, "EVERY": "5", **env}
+        steps = env.pop("STEPS", str(STEPS))
+        self.launchers = [
+            rig.launch(
+                str(script),
+                str(rig.folder),
+                steps,
+                urls=server.url,
+                pod=f"{name}{i}",
+                index=i,
+                nodes=2,
+                procs=procs,
+                way="fork",
+                **env,
+            )
+            for i in range(2)
+        ]
+
+    def start(self, nodes: int = 2) -> None:
+        """The next attempt, in a world of so many pods."""
+        self.attempt += 1
+        pods = [f"{self.name}{i}" for i in range(nodes)]
+        now = self.attempt
+
+        def waits(beat: Beat) -> bool:
+            return beat.attempt == now and beat.phase is LauncherPhase.WAITING
+
+        for pod in pods:
+            self.server.say(pod, now, stored_evidence=9)
+            self.server.wait(pod, waits, f"attempt {now}")
+        port = self.server.wait(pods[0], lambda b: waits(b) and b.port is not None, "a port").port
+        for i, pod in enumerate(pods):
+            shape = world(port, nodes=nodes, rank=i, procs=self.procs)
+            self.server.say(pod, now, world=shape, stored_evidence=9)
+
+    def until_failed(self, pod: int = 1) -> None:
+        """Wait until the launcher of `pod` told that a rank failed."""
+        now = self.attempt
+        self.server.wait(
+            f"{self.name}{pod}", lambda b: b.attempt == now and b.phase is LauncherPhase.FAILED, "the failure"
+        )
+
+    def until_done(self, nodes: int = 2) -> list[dict[str, Any]]:
+        """Wait for success; what each rank ended with."""
+        now = self.attempt
+
+        def done(beat: Beat) -> bool:
+            return beat.attempt == now and beat.phase is LauncherPhase.SUCCEEDED
+
+        for i in range(nodes):
+            self.server.wait(f"{self.name}{i}", done, "success")
+            self.server.say(f"{self.name}{i}", now, order=STOP)
+        return [json.loads((self.out / f"end-{rank}").read_text()) for rank in range(nodes * self.procs)]
+
+    @property
+    def out(self) -> Path:
+        return self.rig.folder / "out" / self.name
+
+    def text(self, pod: int = 0) -> str:
+        return self.launchers[pod].text()
+
+    def went_on_from(self) -> int:
+        """The step that this attempt says it goes on from."""
+        found = re.search(rf"attempt {self.attempt}, .*goes on from step (\d+)", self.text())
+        assert found, self.text()
+        return int(found[1])
+
+    def folder(self, pod: int) -> Path:
+        return self.launchers[pod].run_dir / "checkpoints"
+
+    def sealed(self, pod: int) -> list[Path]:
+        return sorted(one.parent for one in self.folder(pod).glob("step-*/SEAL.json"))
+
+    def ids(self, attempt: int, ranks: int, *, upto: int = STEPS) -> list[list[int]]:
+        """The global batches of an attempt, up to a step."""
+        logs = [(self.out / f"ids-{attempt}-{rank}").read_text().splitlines() for rank in range(ranks)]
+        parts = [[json.loads(line) for line in lines] for lines in logs]
+        steps = zip(*([ids for step, ids in lines if step <= upto] for lines in parts), strict=True)
+        return [[one for part in step for one in part] for step in steps]
+
+
+def witness(ends: list[dict[str, Any]]) -> int:
+    return int(merge([end["data"] for end in ends])["witness"]["sealed"])
+
+
+def damage(checkpoint: Path) -> None:
+    for file in checkpoint.glob("replica-*/*.distcp"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    rig = Rig(tmp_path_factory.mktemp("undisturbed"))
+    gang = Gang(rig, rig.server())
+    gang.start()
+    yield gang.until_done()
+    rig.close()
+
+
+def rows(launcher: Launcher) -> list[tuple[int, int]]:
+    lines = (launcher.run_dir / "metrics.jsonl").read_text().splitlines()
+    return [(row["attempt"], row["step"]) for row in map(json.loads, lines)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [None, 0, 1])
+def test_a_killed_gang_goes_on_and_ends_as_if_nothing_had_been(
+    rig: Rig, server: Server, undisturbed: list[dict[str, Any]], lost: int | None
+) -> None:
+    step = random.randrange(11, STEPS)
+    gang = Gang(rig, server, DIE=f"1:1:{step}")
+    gang.start()
+    gang.until_failed()
+    assert "fresh start at step 0 (no checkpoint in" in gang.text()
+    if lost is not None:
+        shutil.rmtree(gang.folder(lost))  # as in a new pod
+    gang.start()
+    ends = gang.until_done()
+    start = gang.went_on_from()
+    assert 0 < start <= step
+    assert [end["weights"] for end in ends] == [end["weights"] for end in undisturbed]
+    assert witness(ends) == witness(undisturbed)
+    assert [(e["step"], e["samples"], e["epoch"]) for e in ends] == [(STEPS, 24 * STEPS, 1)] * 2
+    # Nothing lost, nothing twice; and the metrics say which attempt made which step.
+    plain = steps_of(world_of(rig.folder / "set", 1, batch=24, lanes=6, tail="carry"))
+    assert gang.ids(1, 2, upto=start) + gang.ids(2, 2) == [next(plain) for _ in range(STEPS)]
+    second = [number for attempt, number in rows(gang.launchers[0]) if attempt == 2]
+    assert sorted(set(second)) == list(range(start + 1, STEPS + 1))
+    told = [b.progress.step for b in server.beats["p0"] if b.attempt == 2 and b.progress is not None]
+    assert min(told) >= start
+
+
+@pytest.mark.slow
+def test_four_ranks_end_bit_for_bit(rig: Rig, server: Server) -> None:
+    whole = Gang(rig, server, "u", procs=2)
+    whole.start()
+    wanted = whole.until_done()
+    gang = Gang(rig, server, procs=2, DIE="1:3:13")
+    gang.start()
+    gang.until_failed()
+    gang.start()
+    ends = gang.until_done()
+    assert gang.went_on_from() in (5, 10)
+    assert [end["weights"] for end in ends] == [end["weights"] for end in wanted]
+    assert witness(ends) == witness(wanted)
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_where_two_were(rig: Rig, server: Server) -> None:
+    gang = Gang(rig, server, DIE="1:1:14")
+    gang.start()
+    gang.until_failed()
+    gang.start(nodes=1)
+    (end,) = gang.until_done(nodes=1)
+    start = gang.went_on_from()
+    assert "saved by 2 rank(s)" in gang.text()
+    plain = steps_of(world_of(rig.folder / "set", 1, batch=24, lanes=6, tail="carry"))
+    assert gang.ids(1, 2, upto=start) + gang.ids(2, 1) == [next(plain) for _ in range(STEPS)]
+    (again,) = world_of(rig.folder / "set", 1, batch=24, lanes=6, tail="carry")
+    again.load_state_dict(merge([end["data"]]))
+    assert again.expected_witness() == witness([end])
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_and_none_is_no_fresh_start(
+    rig: Rig, server: Server, undisturbed: list[dict[str, Any]]
+) -> None:
+    gang = Gang(rig, server, DIE="1:1:17")
+    gang.start()
+    gang.until_failed()
+    before = gang.sealed(0)
+    assert len(before) >= 2
+    for pod in range(2):
+        damage(gang.folder(pod) / before[-1].name)
+    gang.start()
+    ends = gang.until_done()
+    assert f"{before[-1].name} is passed over" in gang.text()
+    assert gang.went_on_from() == int(before[-2].name[5:17])
+    assert [end["weights"] for end in ends] == [end["weights"] for end in undisturbed]
+
+    for pod in range(2):
+        for one in gang.sealed(pod):
+            damage(one)
+        server.say(f"p{pod}", 2, stored_evidence=9)
+    gang.start()
+    gang.until_failed(0)
+    beat = server.wait("p0", lambda b: b.attempt == 3 and bool(b.evidence), "evidence")
+    assert beat.evidence[0].exit_code == 78
+    assert "nothing is started afresh over a past" in beat.evidence[0].message
+
+
+@pytest.mark.slow
+def test_without_a_checkpoint_it_starts_again_and_says_so(rig: Rig, server: Server) -> None:
+    gang = Gang(rig, server, EVERY="100", DIE="1:1:7")
+    gang.start()
+    gang.until_failed()
+    gang.start()
+    gang.until_done()
+    assert re.search(r"attempt 2, .*fresh start at step 0 \(no checkpoint in ", gang.text())
+    assert gang.ids(2, 2) == gang.ids(2, 2, upto=STEPS)
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_read_is_tried_again_and_never_a_fresh_start(
+    rig: Rig, server: Server
+) -> None:
+    gang = Gang(rig, server)
+    gang.folder(1).write_text("a file where a folder should be")
+    gang.start()
+    gang.until_failed(1)
+    beat = server.wait("p1", lambda b: bool(b.evidence), "evidence")
+    assert beat.evidence[0].exit_code == 75
+    assert "there can be no checkpoints in" in beat.evidence[0].message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", ["1s", "100000"])
+def test_all_save_at_the_same_step_by_the_clock_and_when_one_pod_is_told_to_stop(
+    rig: Rig, server: Server, every: str
+) -> None:
+    gang = Gang(rig, server, STEPS="100000", SLOWLY="1", EVERY=every)
+    gang.start()
+    server.wait("p0", lambda b: b.progress is not None and b.progress.step > 20, "progress")
+    if every == "1s":
+        until(lambda: len(gang.sealed(0)) == len(gang.sealed(1)) == 2, "two checkpoints by the clock")
+    gang.launchers[1].process.send_signal(signal.SIGTERM)
+    assert gang.launchers[1].exit_code() == 76
+    gang.until_failed(0)
+    beat = server.wait("p0", lambda b: bool(b.evidence), "evidence")
+    assert beat.evidence[0].exit_code == 76
+    sealed = [[one.name for one in gang.sealed(pod)] for pod in range(2)]
+    assert sealed[0] == sealed[1]
+    assert len(sealed[0]) == (2 if every == "1s" else 1)
+    assert until(lambda: "told to stop at step" in gang.text(), "the last line")
+    assert f"told to stop at step {int(sealed[0][-1][5:17])}" in gang.text()
+
+
+LOCAL = """
+import sys
+
+import torch
+
+import mlenv as ml
+
+job = ml.init()
+net = ml.wrap(torch.nn.Linear(1, 1))
+folder = sys.argv[1] if len(sys.argv) > 1 else None
+with ml.Session(job, checkpoint=ml.Checkpoints(every_steps=2, folder=folder), net=net) as run:
+    for _ in run.steps(run.step + 3):
+        net(torch.ones(1, 1)).sum().backward()
+        run.commit()
+"""
+
+
+@pytest.mark.slow
+def test_outside_of_a_cluster_ranks_share_a_folder(rig: Rig) -> None:
+    (rig.folder / "local.py").write_text(LOCAL)
+    for name, more in (("first", ()), ("second", ("kept",)), ("third", ("kept",))):
+        process, log = rig.start(["--nproc-per-node", "2", "local.py", *more], name, {})
+        assert process.wait(DEADLINE) == 0, log.read_text()
+    assert [one.name for one in rig.folder.glob("mlenv-runs/*/checkpoints/*")] == ["step-000000000002.a1"]
+    assert "goes on from step 2" in log.read_text()
+    assert sorted(one.name for one in (rig.folder / "kept").iterdir()) == [
+        "step-000000000002.a1",
+        "step-000000000004.a2",
+    ]
