@@ -69,7 +69,7 @@ def train(job: Any, net: Any, opt: Any, step: Callable[[], Any]) -> None:
         return
     import mlenv as ml  # noqa: PLC0415
 
-    with ml.Session(job, net=net, opt=opt) as run:
+    with ml.Session(job, checkpoint=None, net=net, opt=opt) as run:
         for _ in run.steps(STEPS):
             run.commit(loss=step())
             tell("step", step=run.step)
