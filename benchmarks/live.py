@@ -80,7 +80,7 @@ class View:
     async def when(self, name: str, holds: Callable[[Seen], bool]) -> float | None:
         """When it first held of this job, from now on; null when it does not come to that."""
         if holds(self.jobs[name]):
-            return time.monotonic()
+            return time.time()
         future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting[name] = (holds, future)
         try:
@@ -115,10 +115,10 @@ class Changes:
 
     async def make(self, per_second: float, seconds: float) -> None:
         """So many a second, for so long."""
-        start = time.monotonic()
+        start = time.time()
         async with asyncio.TaskGroup() as group:
             for number in range(int(per_second * seconds)):
-                await asyncio.sleep(max(0.0, start + number / per_second - time.monotonic()))
+                await asyncio.sleep(max(0.0, start + number / per_second - time.time()))
                 name = self._any()
                 group.create_task(self._one(name, self._edit if number % 2 else self._fail))
 
@@ -134,13 +134,13 @@ class Changes:
             self._busy.discard(name)
 
     async def _edit(self, name: str) -> None:
-        began = time.monotonic()
+        began = time.time()
         generation = await edit(self._client, name)
         await self._follow(name, began, self.lags.edits, lambda seen: seen.observed >= generation)
 
     async def _fail(self, name: str) -> None:
         """A program ends with exit code 1, as its kubelet would say; the status then names a new attempt."""
-        before, began = self._view.jobs[name].attempt, time.monotonic()
+        before, began = self._view.jobs[name].attempt, time.time()
         pod = names.pod_name(name, random.randrange(self._pods), before - 1)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ended = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}}
@@ -201,7 +201,7 @@ class Bench:
 
     async def _fill(self, kube: Client) -> float:
         """Submit everything, and wait until all jobs run; seconds."""
-        began = time.monotonic()
+        began = time.time()
         made = (manifest(jobs.NAME.format(number), self._args.pods) for number in range(self._args.jobs))
         submitted = asyncio.create_task(
             side_by_side([partial(kube.create, TRAINING_JOBS, m) for m in made], 16)
@@ -210,7 +210,7 @@ class Bench:
         before = 0
         while (running := self._view.phases["Running"]) < self._args.jobs or not submitted.done():
             await asyncio.sleep(0.2)
-            now = time.monotonic()
+            now = time.time()
             if running != before:
                 before, moved = running, now
             if now - moved > self._args.patience:
@@ -219,15 +219,15 @@ class Bench:
                 said = now
                 say(f"{now - began:5.0f} s  {self._view.told()}; operator {self._memory():.0f} MB")
         await submitted
-        return round(time.monotonic() - began, 1)
+        return round(time.time() - began, 1)
 
     async def _hold(self, kube: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
         """Changes, and what they cost."""
         say(f"all jobs run; {self._args.changes:g} changes a second for {self._args.seconds:g} s")
-        before, used, began = await samples(session), self._cpu(), time.monotonic()
+        before, used, began = await samples(session), self._cpu(), time.time()
         changes = Changes(kube, self._view, self._args.pods)
         await changes.make(self._args.changes, self._args.seconds)
-        lags, elapsed = changes.lags, time.monotonic() - began
+        lags, elapsed = changes.lags, time.time() - began
         return {
             "rss_mb": round(self._memory(), 1),
             "peak_rss_mb": round(usage([self._operator.pid]).peak_mb, 1),
@@ -247,11 +247,11 @@ class Bench:
         await asyncio.sleep(self._args.gap)
         canary = random.choice(list(self._view.jobs))
         generation = await edit(kube, canary)
-        log, began = AuditLog(self._cluster.audit_log), time.monotonic()
+        log, began = AuditLog(self._cluster.audit_log), time.time()
         self._operator = setup.start_outside(self._cluster)
         at = await self._view.when(canary, lambda seen: seen.observed >= generation)
         now = await idle(session)
-        settled = time.monotonic() - began
+        settled = time.time() - began
         written = Counter(
             f"{write.verb} {write.resource}" for write in log.all_writes() if setup.is_ours(write)
         )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from mlenv_operator.kube.client import Selection
+from mlenv_operator.kube.errors import Throttled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -46,10 +47,13 @@ async def _follow(
     client: Client, resource: Resource, namespace: str, version: str, tell: Callable[[Raw, float], None]
 ) -> None:
     while True:  # the server ends a watch after some minutes
-        async for kind, item in client.watch(resource, version, Selection(namespace=namespace)):
-            version = item["metadata"]["resourceVersion"]
-            if kind in ("ADDED", "MODIFIED"):
-                tell(item, time.time())
+        try:
+            async for kind, item in client.watch(resource, version, Selection(namespace=namespace)):
+                version = item["metadata"]["resourceVersion"]
+                if kind in ("ADDED", "MODIFIED"):
+                    tell(item, time.time())
+        except Throttled as error:  # the server is still reading a kind that is new to it
+            await asyncio.sleep(max(LOOK_S, error.retry_after_s))
 
 
 def pods_by(label: str, timeline: Timeline) -> Callable[[Raw, float], None]:

@@ -21,7 +21,7 @@ from mlenv_api import names
 from mlenv_api.protocol import BEAT_PATH, Answer, Misdirected, World
 from mlenv_local.tokens import mint
 from mlenv_operator.kube.client import Client, Selection
-from mlenv_operator.kube.errors import ApiError, Gone
+from mlenv_operator.kube.errors import ApiError
 from mlenv_operator.kube.resources import PODS, TRAINING_JOBS
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Fleet:
         """List and watch, for ever."""
         selection = Selection(namespace=self._namespace)
         while True:
-            with suppress(ApiError, Gone):
+            with suppress(ApiError):
                 version = ""
                 async for page in self._client.list_pages(resource, selection):
                     version = page.resource_version
@@ -125,6 +125,7 @@ class Fleet:
                 async for type_, raw in self._client.watch(resource, version, selection):
                     if type_ != "BOOKMARK":
                         await handle(type_, raw)
+            await asyncio.sleep(0.2)
 
     async def _submit(self) -> None:
         self._number += 1

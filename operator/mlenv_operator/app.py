@@ -102,7 +102,7 @@ def build(settings: Settings, transport: Transport, metrics: Metrics) -> Parts:
         overlay=Overlay(clock),
         rejections=Rejections(clock, core),
         neighbours=Neighbours(),
-        pace=Pace(clock, lambda: len(jobs), settings.status_writes_per_s),
+        pace=Pace(clock, lambda: len(jobs), settings.status_writes_per_s, waiting=lambda: len(queue)),
     )
     metrics.before_scrape(lambda: _count_jobs(metrics, jobs))
     observer = Observer(state, operator_urls=launcher_urls(settings), settings=core)

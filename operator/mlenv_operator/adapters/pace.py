@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PROGRESS_S: Final = 5.0
 """Between two writes of one job's numbers, at least."""
+BUSY_FACTOR: Final = 4
+"""So much rarer while keys wait for a worker: in a burst, the API server has better things to do."""
 CONDITION_BURST: Final = 20
 CONDITIONS_PER_S: Final = 1 / 60
 """Beyond the burst, changes of one job's conditions that are no moves: a broken job settles."""
@@ -23,8 +25,16 @@ CONDITIONS_PER_S: Final = 1 / 60
 class Pace:
     """Says how long a status has to wait. Moves never wait."""
 
-    def __init__(self, clock: Clock, live_jobs: Callable[[], int], writes_per_s: float) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        live_jobs: Callable[[], int],
+        writes_per_s: float,
+        *,
+        waiting: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._clock = clock
+        self._waiting = waiting
         self._writes_per_s = writes_per_s
         self._live_jobs = live_jobs
         self._written: dict[JobKey, float] = {}
@@ -34,6 +44,7 @@ class Pace:
         """Seconds until a status of this urgency may be written; 0: now."""
         if urgency is Urgency.PROGRESS:
             interval = max(PROGRESS_S, self._live_jobs() / self._writes_per_s)
+            interval *= BUSY_FACTOR if self._waiting() else 1
             return max(0.0, self._written.get(key, 0.0) + interval - self._clock.monotonic())
         if urgency is Urgency.CONDITION and not self._bucket(key).take():
             return 1 / CONDITIONS_PER_S

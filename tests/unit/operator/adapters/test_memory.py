@@ -14,7 +14,7 @@ from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.neighbours import Neighbours
 from mlenv_operator.adapters.overlay import LIFETIME_S, Overlay
-from mlenv_operator.adapters.pace import CONDITION_BURST, PROGRESS_S, Pace
+from mlenv_operator.adapters.pace import BUSY_FACTOR, CONDITION_BURST, PROGRESS_S, Pace
 from mlenv_operator.adapters.rejections import Rejections
 from mlenv_operator.core import actions as act
 from mlenv_operator.core.actions import Urgency
@@ -190,6 +190,16 @@ def test_moves_never_wait_numbers_do_and_broken_jobs_settle() -> None:
         assert pace.wait_s(KEY, Urgency.CONDITION) == 0
     assert pace.wait_s(KEY, Urgency.CONDITION) == 60
     assert pace.wait_s(KEY, Urgency.MOVE) == 0
+
+
+def test_numbers_are_told_more_rarely_while_jobs_wait_for_a_worker() -> None:
+    clock, waiting = FakeClock(), 1
+    pace = Pace(clock, lambda: 1, 50.0, waiting=lambda: waiting)
+    pace.wrote(KEY)
+    assert pace.wait_s(KEY, Urgency.PROGRESS) == BUSY_FACTOR * PROGRESS_S
+    assert pace.wait_s(KEY, Urgency.MOVE) == 0
+    waiting = 0
+    assert pace.wait_s(KEY, Urgency.PROGRESS) == PROGRESS_S
 
 
 def queued(name: str, created: datetime, state: str = "Queued") -> Any:
