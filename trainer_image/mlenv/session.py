@@ -150,7 +150,9 @@ class Session:
         """Mark the end of one optimizer step, with what is worth knowing about it, such as ``loss=loss``.
 
         Never steps by itself, and waits for the device only when a report is due. `samples` of this rank are
-        counted from the batches unless given. Exits when the program was told to stop (SIGTERM).
+        counted from the batches unless given. Takes a checkpoint when one is due, and copying the state waits
+        for the device then too. Exits when the program was told to stop (SIGTERM); with checkpoints all ranks
+        do so at one step, a few seconds later, and after saving.
         """
         self._must_be_open("commit()")
         self.step += 1
