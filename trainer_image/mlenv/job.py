@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from mlenv import leaving
 from mlenv_api import names
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def init(*, seed: int = 0, backend: str | None = None, timeout: timedelta = DEFA
         job = read(os.environ, cuda_devices=torch.cuda.device_count(), seed=seed)
         _use(job.device)
         _seed(seed)
+        atexit.register(leaving.settle)
         if job.world_size > 1 and not dist.is_initialized():
             _form(job, backend, timeout)
         _current = job

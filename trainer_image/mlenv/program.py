@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import setproctitle
 
+from mlenv import leaving
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -41,6 +43,7 @@ def prepare(program: Program, env: Mapping[str, str]) -> None:
     _reseed()
     # Frozen objects are never collected, which at exit would show as leaks: let them go before.
     atexit.register(gc.unfreeze)
+    atexit.register(leaving.settle)
 
 
 def folder(program: Program) -> str:
