@@ -141,12 +141,35 @@ MUTABLE_WHILE_LIVE: Final = frozenset(
 )
 """Fields of a TrainingJob's spec that can be edited at any time; managedBy never; others while suspended."""
 
+RESUME: Final = rules(
+    Rule(
+        rule="self.policy != 'From' || has(self.from)",
+        message="policy: From needs the folder of a checkpoint in from",
+        path=".from",
+        reason=REQUIRED,
+    ),
+    Rule(
+        rule="self.policy == 'From' || !(has(self.from) || has(self.things))",
+        message="from and things are read with policy: From only: set that policy, or remove them",
+        path=".policy",
+    ),
+)
+CHECKPOINT: Final = rules(
+    Rule(
+        rule="!(has(self.intervalSeconds) && has(self.intervalSteps))",
+        message="checkpoint takes intervalSeconds or intervalSteps, not both: remove one",
+        path=".intervalSteps",
+        reason=FORBIDDEN,
+    ),
+)
+
 TRAINING_JOB_SPEC: Final = rules(
     frozen_unless_suspended("environmentRef", optional=True),
     frozen_unless_suspended("launcher", optional=False),
     frozen_unless_suspended("trainer", optional=False),
     frozen_unless_suspended("podTemplateOverrides", optional=True),
     frozen_unless_suspended("scheduling", optional=False),
+    frozen_unless_suspended("checkpoint", optional=True),
     Rule(
         rule="has(self.environmentRef) || has(self.trainer.image)",
         message="an image is needed: set trainer.image, or name an environment in environmentRef",

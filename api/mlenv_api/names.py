@@ -49,6 +49,8 @@ TOKEN_DIR: Final = "/var/run/secrets/mlenv.io"  # noqa: S105
 TOKEN_FILE: Final = f"{TOKEN_DIR}/token"
 RUN_DIR: Final = "/var/run/mlenv"
 """Writable folder that the launcher and its ranks share (an emptyDir of the pod)."""
+SPOOL_DIR: Final = "/var/spool/mlenv"
+"""Where the volume of spec.checkpoint.spool is mounted."""
 TRAINER_CONTAINER: Final = "trainer"
 OPERATOR_PORT: Final = 8080
 MASTER_PORT: Final = 29500
@@ -83,12 +85,18 @@ ENV_NUM_PROC_PER_NODE: Final = "MLENV_NUM_PROC_PER_NODE"
 """Ranks per pod."""
 ENV_TERMINATION_GRACE_SECONDS: Final = "MLENV_TERMINATION_GRACE_SECONDS"
 """Seconds between SIGTERM and SIGKILL of the pod."""
+ENV_CHECKPOINT: Final = "MLENV_CHECKPOINT"
+"""spec.checkpoint of the job as JSON: when its Session saves, and what it goes on from."""
+ENV_SPOOL: Final = "MLENV_SPOOL"
+"""Folder on the shared volume of spec.checkpoint.spool, this job's own; not set without one."""
 # Environment that a job may set, to tell its launcher how to work.
 ENV_FORK_SERVER: Final = "MLENV_FORK_SERVER"
 """Yours to set: 0 has every rank started as a new Python, and none forked from one with torch imported."""
 # Environment that the launcher adds for its ranks, beside torchrun's own (RANK, WORLD_SIZE, ...).
 ENV_ATTEMPT: Final = "MLENV_ATTEMPT"
 """Number of the attempt, from 1; only ranks have it."""
+ENV_RESUME: Final = "MLENV_RESUME"
+"""JSON: past, ceilingStep and sinceAttempt of the answer that gave the attempt its world."""
 
 RESERVED_ENV: Final = frozenset(
     {

@@ -89,6 +89,26 @@ class Progress(Model):
     """When the step was committed."""
 
 
+class Checkpoint(Model):
+    """The identity of one sealed checkpoint."""
+
+    attempt: int = Field(ge=1)
+    """The attempt that saved it."""
+    step: int = Field(ge=0)
+    """Committed optimizer steps that it holds."""
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of its seal, which covers every file."""
+
+
+class Origin(Model):
+    """What the ranks of one attempt run from."""
+
+    checkpoint: Checkpoint | None = None
+    """None: a fresh start."""
+    lost: bool = False
+    """Checkpoints of this job were known, lived in pods only, and are gone."""
+
+
 class Beat(Model):
     """One heartbeat of one launcher."""
 
@@ -105,6 +125,10 @@ class Beat(Model):
     nudge_port: int | None = Field(default=None, ge=1, le=65535)
     """UDP port on the pod's address; an empty datagram to it makes this launcher ask now."""
     progress: Progress | None = None
+    sealed: Checkpoint | None = None
+    """The newest checkpoint that this node's ranks know to be sealed, while `attempt` runs."""
+    origin: Origin | None = None
+    """What rank 0 would run from; it waits until the answer says that this is stored (index 0 only)."""
     evidence: tuple[Evidence, ...] = Field(default=(), max_length=64)
     time: AwareDatetime
     """The launcher's clock when it sent this: corrects times in evidence."""
@@ -131,6 +155,14 @@ class Answer(Model):
     order: Order = Order.RUN
     world: World | None = None
     """None while the attempt is assembling."""
+    past: Checkpoint | None = None
+    """The newest checkpoint of this job that is known: what a fresh start would forget."""
+    ceiling_step: int | None = Field(default=None, ge=0)
+    """After a rollback: nothing newer may be resumed from."""
+    since_attempt: int = Field(default=1, ge=1)
+    """Checkpoints of older attempts are not resumed from: somebody asked for a new start."""
+    origin: Origin | None = None
+    """What the ranks of this attempt run from, as stored. Whoever proposed something else must not run."""
     next_beat_seconds: float = Field(default=5.0, gt=0, le=300)
     stored_evidence: int = Field(default=0, ge=0)
     """Evidence up to this sequence is stored, and need not be repeated."""

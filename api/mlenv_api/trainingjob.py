@@ -60,6 +60,54 @@ class FailurePolicy(Model):
     """New attempts after faults of the program; disruptions are never counted."""
 
 
+class ResumePolicy(StrEnum):
+    """What an attempt runs from."""
+
+    AUTO = "Auto"
+    """The newest good checkpoint; a fresh start only when there never was one, or all went with their pods."""
+    REQUIRED = "Required"
+    """A checkpoint, or the job fails."""
+    NEVER = "Never"
+    """Starts over, and ignores what is there; what is saved from then on is resumed from as with Auto."""
+    FROM = "From"
+    """Starts from the checkpoint that `from` names; what is saved from then on is resumed from as with Auto."""
+
+
+class Resume(Model):
+    """What an attempt runs from."""
+
+    model_config = ConfigDict(json_schema_extra=cel.RESUME)
+
+    policy: ResumePolicy = ResumePolicy.AUTO
+    """Auto, Required, Never or From."""
+    from_: Annotated[str, Field(max_length=1024)] | None = Field(default=None, alias="from")
+    """With From: folder of a checkpoint, as the trainer container sees it."""
+    things: tuple[Annotated[str, Field(max_length=253)], ...] = Field(default=(), max_length=64)
+    """With From: names of the Session's things to take, as net; all unless set."""
+
+
+class Spool(Model):
+    """Where checkpoints are sealed."""
+
+    volume_claim_name: Name253
+    """A PersistentVolumeClaim that all nodes can mount (ReadWriteMany), or the one node of the job."""
+
+
+class CheckpointSpec(Model):
+    """When the Session of a program saves, where, and what it goes on from."""
+
+    model_config = ConfigDict(json_schema_extra=cel.CHECKPOINT)
+
+    interval_seconds: int | None = Field(default=None, ge=1, le=604800)
+    """A checkpoint every so many seconds; 300 unless this or intervalSteps is set."""
+    interval_steps: int | None = Field(default=None, ge=1)
+    """A checkpoint every so many optimizer steps, instead of by time."""
+    spool: Spool | None = None
+    """A shared volume. Without one each node keeps its own folder, which goes with its pod."""
+    resume: Resume = Resume()
+    """What an attempt runs from."""
+
+
 class Scheduling(Model):
     """How the gang comes together."""
 
@@ -88,6 +136,8 @@ class TrainingJobSpec(Model):
     """What happens when an attempt fails."""
     scheduling: Scheduling = Scheduling()
     """How the gang comes together."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """When the program's Session saves, where, and what it goes on from. What the program itself says wins."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=315360000)
     """Fails the job once it has been active (holding pods, over all attempts) for so long."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315360000)
@@ -162,6 +212,37 @@ class Rendezvous(Model):
     """Port that its launcher bound and reported."""
 
 
+class CheckpointRef(Model):
+    """One sealed checkpoint."""
+
+    step: int = Field(ge=0)
+    """Committed optimizer steps that it holds."""
+    attempt: int = Field(ge=1)
+    """The attempt that saved it."""
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of its seal, which covers every file."""
+    time: AwareDatetime | None = None
+    """When it was first heard of."""
+
+
+class CheckpointStatus(Model):
+    """What checkpoints the job has; the only authority on what to run from."""
+
+    sealed: CheckpointRef | None = None
+    """The newest one that is whole and safe from the end of its processes."""
+    ceiling_step: int | None = Field(default=None, ge=0)
+    """After a rollback nothing newer is resumed from."""
+    since_attempt: int = Field(default=1, ge=1)
+    """Nothing that an older attempt saved is resumed from: resume.policy asked for a new start."""
+
+
+class AttemptOrigin(Model):
+    """What the ranks of an attempt run from, recorded before they do."""
+
+    checkpoint: CheckpointRef | None = None
+    """Null is a fresh start."""
+
+
 class Attempt(Model):
     """The current attempt: one world, one rendezvous."""
 
@@ -175,6 +256,8 @@ class Attempt(Model):
     """Set while running under our launcher."""
     not_before: AwareDatetime | None = None
     """With Queued, and with Assembling after quick failures: not before then."""
+    origin: AttemptOrigin | None = None
+    """What its ranks run from; null until they have said so, and for programs without checkpoints."""
     timeouts: int = Field(default=0, ge=0)
     """Assemblies in a row that ran out of time."""
 
@@ -202,6 +285,10 @@ class AttemptRecord(Model):
     """Whether it was charged to failurePolicy.maxRestarts."""
     last_step: int | None = Field(default=None, ge=0)
     """Last committed step that was reported."""
+    resumed_from: int | None = Field(default=None, ge=0)
+    """Step of the checkpoint that it ran from; 0 is a fresh start, null is not known."""
+    lost_steps: int | None = Field(default=None, ge=0)
+    """Committed steps that the next attempt had to do again."""
 
 
 class Metric(Model):
@@ -249,7 +336,9 @@ class Restarts(Model):
     total: int = Field(default=0, ge=0)
     """All of them."""
     counted: int = Field(default=0, ge=0)
-    """Those charged to failurePolicy.maxRestarts."""
+    """Those charged to failurePolicy.maxRestarts since the last attempt that sealed a newer checkpoint."""
+    without_progress: int = Field(default=0, ge=0)
+    """The last ones in a row whose attempts sealed no newer checkpoint."""
 
 
 class EnvironmentSnapshot(Model):
@@ -294,6 +383,8 @@ class TrainingJobStatus(Model):
     """Pods of the gang."""
     progress: JobProgress | None = None
     """How far the training is."""
+    checkpoint: CheckpointStatus | None = None
+    """What checkpoints the job has."""
     start_time: AwareDatetime | None = None
     """When the first pods were wanted."""
     completion_time: AwareDatetime | None = None
