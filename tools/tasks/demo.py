@@ -1,13 +1,16 @@
-"""``./run demo``: a real Kubernetes, the platform installed on it, a recommender trained on two nodes."""
+"""``./run demo``: a real Kubernetes, the platform on it, a recommender trained on two nodes, a pod killed."""
 
 from __future__ import annotations
 
 import fcntl
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mlenv_api.names import pod_name
+from mlenv_api.trainingjob import Phase
 from mlenv_local.binaries import cache_folder
 from mlenv_local.cluster import Cluster
 from mlenv_local.errors import LocalError
@@ -54,7 +57,31 @@ def _train(cluster: Cluster) -> TrainingJob:
     with Client(cluster.kubeconfig) as client:
         _clear(client, name)
         _kubectl(cluster, "apply", "-f", str(MANIFEST.relative_to(ROOT)))
-        return follow(client, name, Console(highlight=False))
+        return follow(client, name, Console(highlight=False), each=Kill(cluster))
+
+
+class Kill:
+    """Kills a pod once, when the job is half-way and has a checkpoint."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._done = False
+
+    def __call__(self, job: TrainingJob) -> None:
+        """Look at the job; kill if it is time."""
+        if not self._done and _half_way(job):
+            self._done = True
+            pod = pod_name(job.metadata.name, 1, 0)
+            say("Half-way. What if a pod is lost now?")
+            _kubectl(self._cluster, "delete", "pod", pod, "--now", "--wait=false", quiet=True)
+
+
+def _half_way(job: TrainingJob) -> bool:
+    status = job.status
+    if status.progress is None or status.checkpoint is None or status.phase is not Phase.RUNNING:
+        return False
+    sealed = status.checkpoint.sealed is not None
+    return sealed and 2 * status.progress.step >= (status.progress.total_steps or math.inf)
 
 
 def _data() -> Path:
@@ -76,7 +103,7 @@ def _clear(client: Client, name: str) -> None:
 
 
 def _result(cluster: Cluster, job: TrainingJob) -> None:
-    say(f"\n{ending(job)}")
+    say(f"\n{ending(job)}\n{_recovery(job)}")
     progress = job.status.progress
     values = {metric.name: float(metric.value) for metric in progress.metrics} if progress else {}
     if {"auc", "baseline_auc"} <= values.keys():
@@ -89,6 +116,19 @@ def _result(cluster: Cluster, job: TrainingJob) -> None:
     _kubectl(cluster, "get", "tj")
 
 
+def _recovery(job: TrainingJob) -> str:
+    """What the loss of the pod cost."""
+    attempt, ended = job.status.attempt, job.status.attempts
+    if attempt is None or attempt.origin is None or not ended or attempt.number == 1:
+        return "No pod was killed: no checkpoint was there when half of the steps were done."
+    origin, before = attempt.origin.checkpoint, ended[0]
+    where = f"step {origin.step}" if origin else "nothing"
+    return (
+        f"Attempt {before.number} ended at step {before.last_step} ({before.reason}); "
+        f"attempt {attempt.number} went on from {where}, with {before.lost_steps} steps to do again."
+    )
+
+
 def _explain(cluster: Cluster, job: TrainingJob) -> None:
     """What a person would look at next, done for them."""
     say(f"\n{ending(job)}\n")
@@ -96,12 +136,13 @@ def _explain(cluster: Cluster, job: TrainingJob) -> None:
     _kubectl(cluster, "logs", "--tail=40", "--prefix", "-l", f"mlenv.io/job-name={job.metadata.name}")
 
 
-def _kubectl(cluster: Cluster, *words: str) -> None:
-    """Runs kubectl as the user would, and shows the command."""
+def _kubectl(cluster: Cluster, *words: str, quiet: bool = False) -> None:
+    """Runs kubectl as the user would, and shows the command; with `quiet` not what it prints."""
     say(f"$ kubectl {' '.join(words)}")
-    ended = execute(("kubectl", f"--kubeconfig={cluster.kubeconfig}", *words))
+    ended = execute(("kubectl", f"--kubeconfig={cluster.kubeconfig}", *words), quiet=quiet)
     if ended.code:
-        raise TaskError(f"kubectl {words[0]} ended with code {ended.code}: see its message above.")
+        said = ended.output.strip() or "see its message above"
+        raise TaskError(f"kubectl {words[0]} ended with code {ended.code}: {said}.")
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 
 from mlenv_sdk.view import tables, words
+from mlenv_sdk.view.curve import Curve
 from mlenv_sdk.view.snapshot import Snapshot, snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
@@ -22,33 +23,50 @@ if TYPE_CHECKING:
 PROGRESS_EVERY = 5.0
 
 
-def follow(client: Client, name: str, console: Console) -> TrainingJob:
-    """Shows the job until it ends, and gives it as it then is.
+def follow(
+    client: Client, name: str, console: Console, *, each: Callable[[TrainingJob], object] | None = None
+) -> TrainingJob:
+    """Shows the job until it ends, and gives it as it then is; `each` is called with every state on the way.
 
     Raises NotFound when it is deleted meanwhile, and Unreachable when the API server stays away for a minute.
     """
     source = snapshots(client, name, wall=_now, monotonic=time.monotonic, sleep=time.sleep)
-    return _in_terminal(source, console) if console.is_terminal else _in_lines(source, console)
+    told = _telling(source, each) if each else source
+    return _in_terminal(told, console) if console.is_terminal else _in_lines(told, console)
+
+
+def _telling(source: Iterator[Snapshot], each: Callable[[TrainingJob], object]) -> Iterator[Snapshot]:
+    for snapshot in source:
+        each(snapshot.job)
+        yield snapshot
 
 
 def _in_terminal(source: Iterator[Snapshot], console: Console) -> TrainingJob:
-    last = next(source)
+    last, curve = next(source), Curve()
     with Live(tables.frame(last), console=console, refresh_per_second=4) as live:
         for last in source:
-            live.update(tables.frame(last))
+            curve.add(last.job)
+            live.update(tables.frame(last, curve))
     return last.job
 
 
 def _in_lines(source: Iterator[Snapshot], console: Console) -> TrainingJob:
-    """Prints what is new: each event once, each change of phase, progress every few seconds."""
-    lines = Lines()
+    """Prints what is new: each event and change of phase once, progress now and then; the loss at the end."""
+    lines, curve = Lines(), Curve()
     job: TrainingJob | None = None
     for snapshot in source:
         job = snapshot.job
+        curve.add(job)
         for line in lines.new(snapshot):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     assert job is not None
+    if (shown := curve.render(_total(job))) is not None:
+        console.print(shown)
     return job
+
+
+def _total(job: TrainingJob) -> int | None:
+    return job.status.progress.total_steps if job.status.progress else None
 
 
 class Lines:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mlenv_sdk.resources import Event, Pod, TrainingJob
+    from mlenv_sdk.view.curve import Curve
     from mlenv_sdk.view.snapshot import Snapshot
 
 SHOWN_EVENTS = 6
@@ -56,11 +57,14 @@ def events_table(events: Iterable[Event], now: datetime) -> Table:
     return table
 
 
-def frame(snapshot: Snapshot) -> RenderableType:
+def frame(snapshot: Snapshot, curve: Curve | None = None) -> RenderableType:
     """The whole live view of one job."""
     parts: list[RenderableType] = [headline(snapshot), _numbers(snapshot)]
-    if snapshot.job.status.progress and snapshot.job.status.progress.total_steps:
+    progress = snapshot.job.status.progress
+    if progress and progress.total_steps:
         parts.append(_bar(snapshot))
+    if curve and progress and (shown := curve.render(progress.total_steps)) is not None:
+        parts.append(shown)
     if message := words.why(snapshot.job):
         parts.append(Text(message, words.style(snapshot.job.phase)))
     parts += [Text(), pods_table(snapshot.pods[:SHOWN_PODS], snapshot.now)]
