@@ -143,13 +143,13 @@ MUTABLE_WHILE_LIVE: Final = frozenset(
 
 RESUME: Final = rules(
     Rule(
-        rule="self.policy != 'From' || has(self.from)",
+        rule="!has(self.policy) || self.policy != 'From' || has(self.from)",
         message="policy: From needs the folder of a checkpoint in from",
         path=".from",
         reason=REQUIRED,
     ),
     Rule(
-        rule="self.policy == 'From' || !(has(self.from) || has(self.things))",
+        rule="(has(self.policy) && self.policy == 'From') || !(has(self.from) || has(self.things))",
         message="from and things are read with policy: From only: set that policy, or remove them",
         path=".policy",
     ),
