@@ -81,7 +81,7 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted"
     """The program saved its state and exited 76 because it was told to stop."""
     ROLLED_BACK = "RolledBack"
-    """The program found its state gone bad and exited 77: the next attempt runs from an earlier checkpoint."""
+    """The program found its state gone bad and exited 77: the next attempt goes back to a good one."""
     LAUNCHER_FAILED = "LauncherFailed"
     """The launcher ended without evidence of its ranks."""
     # checkpoints
