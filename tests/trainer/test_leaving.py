@@ -1,7 +1,7 @@
 """Programs end only when gloo's threads have let go of what they hold of Python's.
 
-What kills others now and then (see ``mlenv.leaving``) is a thread late by a whole shutdown. Here a callback makes
-it late, or a thread of Python's own has the name of gloo's.
+What kills others now and then (see ``mlenv.leaving``) is a thread late by a whole shutdown. Here a callback
+makes it late, or a thread of Python's own has the name of gloo's.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def test_without_gloo_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     leaving.settle()
 
 
-def test_gloos_threads_are_those(over: threading.Event) -> None:  # noqa: ARG001  (others have ended by then)
-    before = len(leaving._looks())  # noqa: SLF001
+def test_gloos_threads_are_those(over: threading.Event) -> None:
+    before = len(leaving._looks())
     group = dist.ProcessGroupGloo(dist.HashStore(), 0, 1, dist.default_pg_timeout)
     group.allreduce([torch.ones(1)]).wait()
-    assert len(leaving._looks()) > before  # noqa: SLF001
+    assert len(leaving._looks()) > before

@@ -22,10 +22,10 @@ _QUIET: Final = 3
 
 
 def settle(patience: float = 5.0) -> None:
-    """Return once no gloo thread of this process is at work, or after `patience` seconds; at once without any.
+    """Return once no gloo thread of this process is at work, or after `patience` seconds.
 
-    To be called after the last collective, and before the interpreter ends. A thread that waits for a peer is
-    not at work.
+    At once where there is none. To be called after the last collective, and before the interpreter ends. A
+    thread that waits for a peer is not at work.
     """
     deadline = time.monotonic() + patience
     quiet, before = 0, _looks()
