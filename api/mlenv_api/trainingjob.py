@@ -64,13 +64,13 @@ class ResumePolicy(StrEnum):
     """What an attempt runs from."""
 
     AUTO = "Auto"
-    """The newest good checkpoint; a fresh start only when there never was one, or all went with their pods."""
+    """The newest good checkpoint; a fresh start only where none ever was, or all went with their pods."""
     REQUIRED = "Required"
     """A checkpoint, or the job fails."""
     NEVER = "Never"
     """Starts over, and ignores what is there; what is saved from then on is resumed from as with Auto."""
     FROM = "From"
-    """Starts from the checkpoint that `from` names; what is saved from then on is resumed from as with Auto."""
+    """Starts from the checkpoint that `from` names; what is saved then is resumed from as with Auto."""
 
 
 class Resume(Model):
@@ -137,7 +137,7 @@ class TrainingJobSpec(Model):
     scheduling: Scheduling = Scheduling()
     """How the gang comes together."""
     checkpoint: CheckpointSpec = CheckpointSpec()
-    """When the program's Session saves, where, and what it goes on from. What the program itself says wins."""
+    """When the program's Session saves, where, and what it goes on from; what the program says wins."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=315360000)
     """Fails the job once it has been active (holding pods, over all attempts) for so long."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315360000)
@@ -235,7 +235,7 @@ class CheckpointStatus(Model):
     since_attempt: int = Field(default=1, ge=1)
     """Nothing that an older attempt saved is resumed from: resume.policy asked for a new start."""
     spool: Name253 | None = None
-    """The claim that holds them, as the pods mount it; null: they live in the pods, and go with the last one."""
+    """The claim that holds them, as the pods mount it; null: they live in the pods, and go with them."""
 
 
 class AttemptOrigin(Model):

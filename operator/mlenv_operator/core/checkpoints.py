@@ -80,7 +80,7 @@ def starts_over(scene: Scene) -> bool:
 def settled(scene: Scene, origin: Origin, heard: datetime) -> CheckpointStatus:
     """The record once an attempt runs from `origin`: the newest that is good is this one.
 
-    Newer ones that could not be used are not counted on again; what a rollback or a loss left behind ends here.
+    Newer ones that could not be used are not counted on again, nor what a rollback barred.
     """
     record, chosen = known(scene.status), origin.checkpoint
     if chosen is None:
@@ -109,7 +109,7 @@ def rolled_back(scene: Scene, record: CheckpointStatus) -> tuple[CheckpointStatu
         said = f"It is rolled back to step {sealed.step}, the newest checkpoint"
         return record.model_copy(update={"ceiling_step": sealed.step}), said
     ceiling = max(0, origin.step - 1)
-    said = f"It ran from step {origin.step} and sealed nothing newer, so it is rolled back to an older checkpoint"
+    said = f"It ran from step {origin.step} and sealed nothing newer: it goes back to an older checkpoint"
     return record.model_copy(update={"ceiling_step": ceiling}), said
 
 

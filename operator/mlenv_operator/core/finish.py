@@ -112,7 +112,7 @@ def _gist(status: TrainingJobStatus) -> tuple[object, ...]:
 
 
 def _sealed_by(status: TrainingJobStatus) -> object:
-    """Of what attempt the newest checkpoint is; while pods are released each one is the last that may be heard."""
+    """By what attempt the newest checkpoint is; while pods are released, each may be the last heard of."""
     sealed = status.checkpoint.sealed if status.checkpoint else None
     if sealed is None:
         return None
