@@ -117,6 +117,23 @@ def test_only_the_first_launcher_of_the_current_attempt_proposes() -> None:
     assert run.status.attempt.origin is None
 
 
+def test_what_was_proposed_for_the_attempt_before_is_no_proposal_for_this_one() -> None:
+    run = training().begin().train(50, seals=40)
+    run.first.fail(run.cluster.now)
+    run.beat(hear_twice=False)
+    assert (run.number, run.state) == (2, AttemptState.ASSEMBLING)
+    for uid in list(run.cluster.launchers):
+        run.operator.hear(uid)
+    run.first.origin = Origin()  # its launcher has not forgotten it
+    run.beat(hear_twice=False)
+    assert run.state is AttemptState.RUNNING
+    assert run.status.attempt is not None
+    assert run.status.attempt.origin is None
+    run.beat(hear_twice=False)
+    run.begin(40)
+    assert run.first.told.origin == Origin(checkpoint=checkpoint(40, 1))
+
+
 def test_a_checkpoint_that_is_there_when_an_attempt_ends_is_in_the_status_that_ends_it() -> None:
     run = training().begin().train(500, seals=400)
     run.launcher("ranker-1-0").seal(800)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlenv_api.conditions import ConditionType, Reason
+from mlenv_api.protocol import LauncherPhase
 from mlenv_api.trainingjob import AttemptOrigin, AttemptState
 from mlenv_operator.core.actions import Event
 from mlenv_operator.core.checkpoints import foreign, known, reference, settled, stored
@@ -49,7 +50,8 @@ def _proposal(scene: Scene) -> BeatView | None:
     heard = scene.slots[0].heard if scene.slots and scene.mlenv else None
     if heard is None or not speaks(heard) or heard.beat.attempt != attempt.number:
         return None
-    return heard
+    # While it waits for the world no rank of this attempt can have proposed anything.
+    return heard if heard.beat.phase is LauncherPhase.RUNNING else None
 
 
 def _before(scene: Scene, attempt: Attempt) -> AttemptRecord | None:
