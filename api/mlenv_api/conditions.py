@@ -51,7 +51,7 @@ class Reason(StrEnum):
     SUSPENDING = "Suspending"
     """Pods are being released, because spec.suspend is true."""
     RESUMED = "Resumed"
-    """The job starts again after a suspension."""
+    """Training goes on: the job starts again after a suspension, or an attempt runs from a checkpoint."""
     STARTED = "Started"
     """The first attempt formed its world."""
     ATTEMPT_STARTED = "AttemptStarted"
@@ -80,8 +80,13 @@ class Reason(StrEnum):
     """A node is gone or unreachable."""
     PREEMPTED = "Preempted"
     """The program saved its state and exited 76 because it was told to stop."""
+    ROLLED_BACK = "RolledBack"
+    """The program found its state gone bad and exited 77: the next attempt goes back to a good one."""
     LAUNCHER_FAILED = "LauncherFailed"
     """The launcher ended without evidence of its ranks."""
+    # checkpoints
+    CHECKPOINTS_LOST = "CheckpointsLost"
+    """Checkpoints of the job are gone, or could not be used: committed steps are made again."""
     # needs a human
     INVALID_SPEC = "InvalidSpec"
     """The spec contradicts itself, or the environment it names."""

@@ -78,6 +78,7 @@ KINDS: Final = (
             Column("Nodes", ".spec.trainer.numNodes", "integer"),
             Column("Attempt", ".status.attempt.number", "integer"),
             Column("Step", ".status.progress.step", "integer"),
+            Column("Checkpoint", ".status.checkpoint.sealed.step", "integer", wide=True),
             Column("Restarts", ".status.restarts.total", "integer", wide=True),
             Column("Environment", ".spec.environmentRef.name", wide=True),
             AGE,

@@ -219,7 +219,7 @@ class CheckpointRef(Model):
     """Committed optimizer steps that it holds."""
     attempt: int = Field(ge=1)
     """The attempt that saved it."""
-    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    digest: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
     """SHA-256 of its seal, which covers every file."""
     time: AwareDatetime | None = None
     """When it was first heard of."""
@@ -234,6 +234,8 @@ class CheckpointStatus(Model):
     """After a rollback nothing newer is resumed from."""
     since_attempt: int = Field(default=1, ge=1)
     """Nothing that an older attempt saved is resumed from: resume.policy asked for a new start."""
+    spool: Name253 | None = None
+    """The claim that holds them, as the pods mount it; null: they live in the pods, and go with them."""
 
 
 class AttemptOrigin(Model):

@@ -148,6 +148,22 @@ async def test_status_is_applied_and_updated_apart_from_the_spec(client: Client,
         await client.update_status(TRAINING_JOBS, applied)
 
 
+async def test_the_record_of_checkpoints_is_kept_as_it_was_written(client: Client, namespace: str) -> None:
+    """Also a fresh start, which is an empty object and not the same as none."""
+    made = await client.create(TRAINING_JOBS, training_job(namespace))
+    sealed = {"step": 41000, "attempt": 2, "digest": "0" * 64, "time": "2026-01-01T00:00:00Z"}
+    status = {
+        "attempt": {"number": 2, "state": "Running", "since": "2026-01-01T00:00:00Z", "origin": {}},
+        "checkpoint": {"sealed": sealed, "ceilingStep": 45000, "sinceAttempt": 2, "spool": "claim"},
+    }
+    stored = await client.update_status(TRAINING_JOBS, made | {"status": status})
+    assert stored["status"]["attempt"]["origin"] == {}
+    assert stored["status"]["checkpoint"] == status["checkpoint"]
+    sealed["digest"] = "no digest"
+    with pytest.raises(errors.Invalid):
+        await client.update_status(TRAINING_JOBS, stored | {"status": status})
+
+
 async def test_causes_of_an_invalid_object(client: Client, namespace: str) -> None:
     bad = training_job(namespace)
     bad["spec"]["trainer"]["numNodes"] = -1

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mlenv_api.protocol import LauncherPhase
-from mlenv_api.trainingjob import AttemptState, Launcher
+from mlenv_api.trainingjob import AttemptState, CheckpointStatus, Launcher
 from mlenv_operator.core.actions import CreatePod, CreateRevision, DeletePod, Plan, StripFinalizer
 from mlenv_operator.core.classify import ACTIVE, TERMINAL
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlenv_api.trainingjob import TrainingJobStatus
-    from mlenv_operator.core.world import PodView, World
+    from mlenv_operator.core.world import BeatView, PodView, World
 
 
 def contradictions(world: World) -> list[str]:
@@ -73,6 +73,10 @@ def status_contradictions(status: TrainingJobStatus) -> list[str]:
         "counted restarts are restarts": status.restarts.counted <= status.restarts.total,
         "a rendezvous belongs to a running attempt": attempt.rendezvous is None
         or attempt.state is AttemptState.RUNNING,
+        "an origin belongs to a running attempt": attempt.origin is None
+        or attempt.state is AttemptState.RUNNING,
+        "the record knows no later attempt": _sealed_by(status) <= attempt.number,
+        "idle restarts are restarts": status.restarts.without_progress <= status.restarts.total,
         "the ledger is newest first": _descending([one.number for one in status.attempts]),
         "the ledger knows no later attempt": all(one.number <= attempt.number for one in status.attempts),
         "one condition of each type": len({one.type for one in status.conditions}) == len(status.conditions),
@@ -86,6 +90,11 @@ def status_contradictions(status: TrainingJobStatus) -> list[str]:
         "ready pods run": ("PodsReady" in held) == (attempt.state is AttemptState.RUNNING),
     }
     return [rule for rule, holds in rules.items() if not holds]
+
+
+def _sealed_by(status: TrainingJobStatus) -> int:
+    sealed = status.checkpoint.sealed if status.checkpoint else None
+    return sealed.attempt if sealed else 0
 
 
 def plan_contradictions(world: World, made: Plan) -> list[str]:
@@ -113,6 +122,86 @@ def plan_contradictions(world: World, made: Plan) -> list[str]:
     found += _wanted_pods(world, made)
     found += _let_go(world, made)
     return found
+
+
+def record_contradictions(world: World, new: TrainingJobStatus) -> list[str]:
+    """What changes in the record of checkpoints without a reason in this world."""
+    assert world.job is not None
+    stored = world.job.status
+    old, now = stored.checkpoint or CheckpointStatus(), new.checkpoint or CheckpointStatus()
+    found = []
+    settled = _settled_now(stored, new)
+    if settled and not _proposed(world, new):
+        found.append("an origin is stored that the first launcher of this attempt has not proposed")
+    if now.sealed != old.sealed:
+        found += _sealed_anew(world, old, now, new, settled=settled)
+    if now.ceiling_step != old.ceiling_step and not (
+        settled or _starts_anew(old, now) or _pods_went(old, new) or _rolled_back(stored, new)
+    ):
+        sealed = now.sealed
+        raised = old.ceiling_step is not None and sealed is not None and sealed.step == now.ceiling_step
+        if not raised or (now.ceiling_step or 0) < (old.ceiling_step or 0):
+            found.append(f"the ceiling moves from {old.ceiling_step} to {now.ceiling_step}")
+    return found
+
+
+def _settled_now(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:
+    before = old.attempt.origin if old.attempt else None
+    return before is None and new.attempt is not None and new.attempt.origin is not None
+
+
+def _proposed(world: World, new: TrainingJobStatus) -> bool:
+    assert new.attempt is not None
+    assert new.attempt.origin is not None
+    wanted = new.attempt.origin.checkpoint
+    for heard in _current_beats(world, only_first=True):
+        said = heard.beat.origin
+        if said is not None and heard.beat.attempt == new.attempt.number:
+            return (said.checkpoint and said.checkpoint.digest) == (wanted and wanted.digest)
+    return False
+
+
+def _current_beats(world: World, *, only_first: bool = False) -> Iterator[BeatView]:
+    """What pods of current incarnations said."""
+    assert world.job is not None
+    current = world.job.status.incarnations[: 1 if only_first else None]
+    for pod in world.pods:
+        if current[pod.index : pod.index + 1] == (pod.incarnation,) and pod.uid in world.beats:
+            yield world.beats[pod.uid]
+
+
+def _sealed_anew(
+    world: World, old: CheckpointStatus, now: CheckpointStatus, new: TrainingJobStatus, *, settled: bool
+) -> Iterator[str]:
+    assert world.job is not None
+    assert new.attempt is not None
+    if now.sealed is None:
+        if not (settled or _starts_anew(old, now) or _pods_went(old, new)):
+            yield "a checkpoint is forgotten"
+        return
+    if settled:
+        return
+    number = world.job.status.attempt.number if world.job.status.attempt else 0
+    told = [one.beat.sealed for one in _current_beats(world) if one.beat.attempt == number]
+    if now.sealed.digest not in {one.digest for one in told if one}:
+        yield "a checkpoint is stored that no launcher of this attempt has told of"
+    if old.sealed and (now.sealed.step, now.sealed.attempt) <= (old.sealed.step, old.sealed.attempt):
+        yield "the newest checkpoint gets older"
+    if old.ceiling_step is not None and now.sealed.attempt != number and now.sealed.step > old.ceiling_step:
+        yield "a checkpoint above the ceiling is stored"
+
+
+def _starts_anew(old: CheckpointStatus, now: CheckpointStatus) -> bool:
+    return now.since_attempt > old.since_attempt
+
+
+def _pods_went(old: CheckpointStatus, new: TrainingJobStatus) -> bool:
+    gone = new.attempt is not None and new.attempt.state in (AttemptState.SUSPENDED, AttemptState.QUEUED)
+    return gone and old.spool is None
+
+
+def _rolled_back(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:
+    return len(new.attempts) > 0 and new.attempts[:1] != old.attempts[:1] and new.attempts[0].exit_code == 77
 
 
 def _unearned(world: World, stored: TrainingJobStatus, state: AttemptState) -> Iterator[str]:

@@ -6,12 +6,23 @@ Objects are raw dicts and are replaced, never changed, so a view that was handed
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlenv_api import names
-from mlenv_api.protocol import Answer, Beat, Evidence, LauncherPhase, Order, Progress, World
+from mlenv_api.protocol import (
+    Answer,
+    Beat,
+    Checkpoint,
+    Evidence,
+    LauncherPhase,
+    Order,
+    Origin,
+    Progress,
+    World,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +39,11 @@ class ApiError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def checkpoint(step: int, attempt: int) -> Checkpoint:
+    digest = hashlib.sha256(f"{step}/{attempt}".encode()).hexdigest()
+    return Checkpoint(step=step, attempt=attempt, digest=digest)
 
 
 def stamp(time: datetime) -> str:
@@ -47,6 +63,11 @@ class FakeLauncher:
     stopped: bool = False
     step: int = 0
     sequence: int = 0
+    sealed: Checkpoint | None = None
+    origin: Origin | None = None
+    """What rank 0 proposes."""
+    told: Answer | None = None
+    """The last answer that was obeyed."""
 
     def beat(self, now: datetime) -> Beat:
         progress = Progress(step=self.step, samples=self.step * 32, time=now) if self.step else None
@@ -58,6 +79,8 @@ class FakeLauncher:
             port=self.port,
             evidence=tuple(self.evidence),
             progress=progress,
+            sealed=self.sealed,
+            origin=self.origin,
             time=now,
         )
 
@@ -65,15 +88,21 @@ class FakeLauncher:
         if (answer.term, answer.attempt) < (self.term, self.attempt):
             return
         self.evidence = [one for one in self.evidence if one.sequence > answer.stored_evidence]
-        self.term = answer.term
+        self.term, self.told = answer.term, answer
         if answer.order in (Order.STOP, Order.DRAIN):
             self.stopped = True
             return
         if answer.attempt > self.attempt:
             self.attempt, self.phase, self.world = answer.attempt, LauncherPhase.WAITING, None
+            self.sealed, self.origin = None, None
         if answer.world is not None and self.phase is LauncherPhase.WAITING:
             self.phase, self.world = LauncherPhase.RUNNING, answer.world
             started(self.attempt, answer.world)
+
+    def seal(self, step: int) -> Checkpoint:
+        """The ranks of the attempt that runs have sealed a checkpoint."""
+        self.sealed = checkpoint(step, self.attempt)
+        return self.sealed
 
     def fail(self, now: datetime, **what: Any) -> None:
         self.phase = LauncherPhase.FAILED

@@ -173,7 +173,7 @@ TELLS = {
     "no-such-claim": waiting(
         spec(pod=mounted({"persistentVolumeClaim": {"claimName": "nowhere"}})),
         "Unschedulable",
-        f'1 of 1 pod cannot be scheduled: …persistentvolumeclaim "nowhere" not found…. Create what is missing, or name another claim in spec.podTemplateOverrides; {RELEASED}',
+        f'1 of 1 pod cannot be scheduled: …persistentvolumeclaim "nowhere" not found…. Create what is missing, or name another claim in spec.podTemplateOverrides or spec.checkpoint.spool; {RELEASED}',
     ),
     "no-such-folder": waiting(
         spec(pod=mounted({"hostPath": {"path": "/nowhere", "type": "Directory"}})),

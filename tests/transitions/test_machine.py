@@ -6,18 +6,19 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from consistency import contradictions, plan_contradictions
-from fake_cluster import ApiError, FakeCluster, FakeLauncher, Raw
+from consistency import contradictions, plan_contradictions, record_contradictions
+from fake_cluster import ApiError, FakeCluster, FakeLauncher, Raw, checkpoint
 from fake_operator import FakeOperator, KilledError, restarted
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mlenv_api.protocol import LauncherPhase
+from mlenv_api.protocol import LauncherPhase, Origin
 from mlenv_api.trainingjob import AttemptState, TrainingJobStatus
 from mlenv_operator.core.classify import TERMINAL
 from mlenv_operator.core.plan import plan
 from mlenv_operator.core.project import parse_job
+from mlenv_operator.core.world import BeatView
 
 if TYPE_CHECKING:
     from mlenv_operator.core.actions import Plan
@@ -28,7 +29,8 @@ ENVIRONMENT: Raw = {
     "metadata": {"name": "torch", "uid": "env-uid", "generation": 1},
     "spec": {"image": "registry/torch:1"},
 }
-EXIT_CODES = st.sampled_from([0, 1, 75, 76, 78, 137])
+EXIT_CODES = st.sampled_from([0, 1, 75, 76, 77, 78, 137])
+SPOOL = {"spool": {"volumeClaimName": "claim"}}
 picks = st.integers(min_value=0, max_value=5)
 
 
@@ -48,6 +50,7 @@ def specs() -> st.SearchStrategy[Raw]:
         },
         optional={
             "activeDeadlineSeconds": st.just(1000),
+            "checkpoint": st.just(SPOOL),
             "environmentRef": st.just({"name": "torch"}),
             "suspend": st.sampled_from([False, False, False, True]),
         },
@@ -64,6 +67,7 @@ class Life(RuleBasedStateMachine):
         self.end: AttemptState | None = None
         self.formed: dict[int, set[Any]] = defaultdict(set)
         self.numbers: list[int] = []
+        self.origins: dict[int, set[Any]] = defaultdict(set)
         self.all_goes_well(rounds)
 
     @rule(rounds=st.integers(3, 10))
@@ -141,11 +145,46 @@ class Life(RuleBasedStateMachine):
         if uids:
             self.operator.hear(uids[pick % len(uids)])
 
-    @rule(pick=picks, code=st.sampled_from([1, 76, 78]), message=st.sampled_from(["boom", "broken pipe"]))
+    @rule(
+        pick=picks,
+        code=st.sampled_from([1, 76, 77, 77, 78]),
+        message=st.sampled_from(["boom", "broken pipe"]),
+    )
     def a_rank_fails(self, pick: int, code: int, message: str) -> None:
         launcher = self._launcher(pick)
         if launcher is not None and launcher.phase is LauncherPhase.RUNNING:
             launcher.fail(self.cluster.now, exit_code=code, message=message)
+
+    @rule(steps=st.integers(1, 100), alone=st.booleans(), pick=picks)
+    def ranks_seal(self, steps: int, pick: int, *, alone: bool) -> None:
+        """One node may know it before the others do."""
+        chosen = self._launcher(pick)
+        for launcher in self.cluster.launchers.values():
+            if launcher.phase is LauncherPhase.RUNNING and (launcher is chosen or not alone):
+                launcher.step += steps
+                launcher.seal(launcher.step)
+
+    @rule(pick=picks, step=st.integers(0, 200), attempt=st.integers(0, 4), lost=st.booleans())
+    def ranks_propose_what_to_run_from(self, pick: int, step: int, attempt: int, *, lost: bool) -> None:
+        """Any launcher may; only the first one of the current attempt is heard, and only once."""
+        launcher = self._launcher(pick)
+        if launcher is not None and launcher.phase is LauncherPhase.RUNNING:
+            before = min(attempt, launcher.attempt - 1)
+            chosen = checkpoint(step, before) if before > 0 else None
+            launcher.origin = Origin(checkpoint=chosen, lost=lost and chosen is None)
+            launcher.step = step if chosen else 0
+
+    @rule(pick=picks, step=st.integers(0, 10**6))
+    def a_beat_of_an_older_attempt_comes_late(self, pick: int, step: int) -> None:
+        uids = sorted(self.cluster.launchers)
+        launcher = self._launcher(pick)
+        if launcher is None or launcher.attempt < 2:
+            return
+        old = checkpoint(step, launcher.attempt - 1)
+        beat = launcher.beat(self.cluster.now).model_copy(
+            update={"attempt": launcher.attempt - 1, "sealed": old, "origin": Origin(checkpoint=old)}
+        )
+        self.operator.beats[uids[pick % len(uids)]] = BeatView(beat, self.cluster.now)
 
     @rule(pick=picks)
     def a_launcher_fails_while_it_waits(self, pick: int) -> None:
@@ -183,6 +222,14 @@ class Life(RuleBasedStateMachine):
     def somebody_edits_a_suspended_job(self, nodes: int) -> None:
         assert self.cluster.job is not None
         self.cluster.edit(trainer={**self.cluster.job["spec"]["trainer"], "numNodes": nodes})
+
+    @precondition(lambda self: self.cluster.job is not None and self.cluster.job["spec"].get("suspend"))
+    @rule(policy=st.sampled_from(["Auto", "Never", "From"]), spool=st.booleans())
+    def somebody_asks_for_a_new_start(self, policy: str, *, spool: bool) -> None:
+        assert self.cluster.job is not None
+        if self.cluster.job["spec"].get("launcher") != "None":
+            resume = {"policy": policy, **({"from": "/ckpt"} if policy == "From" else {})}
+            self.cluster.edit(checkpoint={**(SPOOL if spool else {}), "resume": resume})
 
     @rule(restarts=st.integers(0, 3))
     def somebody_edits_the_budget(self, restarts: int) -> None:
@@ -245,8 +292,18 @@ class Life(RuleBasedStateMachine):
         assert contradictions(world) == []
         assert plan_contradictions(world, made) == []
         assert plan(world) == made
-        if made.move and made.status is not None and world.job is not None:
-            self._check_move(world, world.job.status, made.status)
+        if world.job is not None:
+            self._remember_origin(world.job.status)
+        if made.status is not None and world.job is not None:
+            assert record_contradictions(world, made.status) == []
+            if made.move:
+                self._check_move(world, world.job.status, made.status)
+
+    def _remember_origin(self, stored: TrainingJobStatus) -> None:
+        attempt = stored.attempt
+        if attempt is not None and attempt.origin is not None:
+            self.origins[attempt.number].add(attempt.origin)
+            assert len(self.origins[attempt.number]) == 1, "what an attempt runs from is settled once"
 
     def _check_move(self, world: World, old: TrainingJobStatus, new: TrainingJobStatus) -> None:
         assert new.attempt is not None
@@ -271,6 +328,7 @@ class Life(RuleBasedStateMachine):
         status = self._stored()
         if status is None or status.attempt is None:
             return
+        self._remember_origin(status)
         state, number = status.attempt.state, status.attempt.number
         assert self.end in (None, state), "the end is the end"
         if state in TERMINAL:
@@ -281,6 +339,15 @@ class Life(RuleBasedStateMachine):
         if self.numbers[-1:] != [number]:
             self.numbers.append(number)
         assert self.numbers == sorted(self.numbers), "numbers only count up"
+
+    @invariant()
+    def launchers_are_told_the_origin_that_is_stored(self) -> None:
+        for launcher in self.cluster.launchers.values():
+            told = launcher.told
+            if told is not None and told.origin is not None:
+                (stored,) = self.origins[told.attempt]
+                said, kept = told.origin.checkpoint, stored.checkpoint
+                assert (said and said.digest) == (kept and kept.digest)
 
     @invariant()
     def ranks_start_once_in_an_attempt_and_meet_in_one_place(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mlenv_api.protocol import Answer, LauncherPhase, Order, World, supported
+from mlenv_api.protocol import Answer, LauncherPhase, Order, Origin, World, supported
 from mlenv_api.trainingjob import AttemptState
+from mlenv_operator.core.checkpoints import known, message
 from mlenv_operator.core.classify import TERMINAL
 from mlenv_operator.core.diagnose import unsupported
 from mlenv_operator.core.faults import our_time
@@ -48,12 +49,16 @@ def answer(
     attempt = job.status.attempt
     if attempt is None:
         return Answer(term=term, attempt=0, next_beat_seconds=IDLE_BEAT_S)
-    order = _order(job, pod, attempt)
+    order, record = _order(job, pod, attempt), known(job.status)
     return Answer(
         term=term,
         attempt=attempt.number,
         order=order,
         world=_world(job.status, pod, attempt) if order is Order.RUN else None,
+        past=message(record.sealed) if record.sealed else None,
+        ceiling_step=record.ceiling_step,
+        since_attempt=record.since_attempt,
+        origin=_origin(attempt),
         next_beat_seconds=next_beat_s(attempt, beat, fleet_pods, settings),
         stored_evidence=_stored(attempt, heard),
     )
@@ -63,14 +68,7 @@ def matters(old: BeatView | None, new: Beat) -> bool:
     """Whether a beat says something that may move the job: look at it at once."""
     if old is None:
         return True
-    before = old.beat
-    return (before.protocol, before.attempt, before.phase, before.port, _last(before)) != (
-        new.protocol,
-        new.attempt,
-        new.phase,
-        new.port,
-        _last(new),
-    )
+    return _news(old.beat) != _news(new)
 
 
 def undecided(pod: PodView, beat: Beat, given: Answer) -> bool:
@@ -80,6 +78,10 @@ def undecided(pod: PodView, beat: Beat, given: Answer) -> bool:
     if beat.phase is LauncherPhase.WAITING:
         # The first one will have more to say: where its store listens.
         return given.world is None and (pod.index != 0 or beat.port is not None)
+    if beat.phase is LauncherPhase.RUNNING:
+        # Its ranks wait to be told that they may run from there.
+        proposes = pod.index == 0 and beat.origin is not None
+        return proposes and given.world is not None and given.origin is None
     return beat.phase in (LauncherPhase.FAILED, LauncherPhase.SUCCEEDED)
 
 
@@ -88,6 +90,17 @@ def next_beat_s(attempt: Attempt, beat: Beat, fleet_pods: int, settings: CoreSet
     fair = fleet_pods / settings.beats_per_second
     awaited = attempt.state is AttemptState.ASSEMBLING or beat.phase is LauncherPhase.WAITING
     return min(300.0, max(settings.beat_assembling_s if awaited else settings.beat_running_s, fair))
+
+
+def _news(beat: Beat) -> tuple[object, ...]:
+    return beat.protocol, beat.attempt, beat.phase, beat.port, beat.sealed, beat.origin, _last(beat)
+
+
+def _origin(attempt: Attempt) -> Origin | None:
+    if attempt.origin is None:
+        return None
+    chosen = attempt.origin.checkpoint
+    return Origin(checkpoint=message(chosen) if chosen else None)
 
 
 def _order(job: JobView, pod: PodView, attempt: Attempt) -> Order:

@@ -29,7 +29,10 @@ _CHECK_IMAGE: Final = "Check the image's name, and imagePullSecrets if its regis
 _LESS: Final = "Ask for less per node in spec.trainer.resourcesPerNode, or free capacity"
 _NO_NODE: Final = (
     ("Insufficient", _LESS),
-    ("persistentvolumeclaim", "Create what is missing, or name another claim in spec.podTemplateOverrides"),
+    (
+        "persistentvolumeclaim",
+        "Create what is missing, or name another claim in spec.podTemplateOverrides or spec.checkpoint.spool",
+    ),
     ("untolerated taint", "Tolerate the taint in spec.podTemplateOverrides, or have it removed"),
     (
         "affinity/selector",

@@ -232,6 +232,8 @@ def _of_code(pod: PodView, message: str, time: datetime, *, kind: Kind, code: in
         return _fault(pod, Reason.DO_NOT_RETRY, message, time, exit_code=code, fatal=True)
     if code == ExitCode.PREEMPTED:
         return _fault(pod, Reason.PREEMPTED, message, time, exit_code=code, counted=False)
+    if code == ExitCode.ROLL_BACK:
+        return _fault(pod, Reason.ROLLED_BACK, message, time, exit_code=code)
     return _fault(pod, Reason.PROGRAM_FAILED, message, time, kind=kind, exit_code=code)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Nodes
 from mlenv_operator.core.actions import Event, Urgency
+from mlenv_operator.core.checkpoints import HEARD, heard_of
+from mlenv_operator.core.checkpoints import stored as kept
 from mlenv_operator.core.classify import ACTIVE, LIVE, TERMINAL
 from mlenv_operator.core.conditions import Words, conditions, phase
 from mlenv_operator.core.converge import snapshot
@@ -54,6 +56,8 @@ def seen(scene: Scene) -> TrainingJobStatus:
     status = scene.status
     if scene.state is AttemptState.RUNNING:
         status = status.model_copy(update={"progress": progress(scene)})
+    if scene.state in HEARD:
+        status = status.model_copy(update={"checkpoint": kept(heard_of(scene))})
     restarting = _holds(stored(status, ConditionType.RESTARTING))
     words = Words(
         _headline(scene),
@@ -104,7 +108,16 @@ _WARNING_NAMES: Final = frozenset(reason.value for reason in WARNINGS)
 
 def _gist(status: TrainingJobStatus) -> tuple[object, ...]:
     told = tuple((one.type, one.status, one.reason, one.observed_generation) for one in status.conditions)
-    return status.observed_generation, status.phase, told
+    return status.observed_generation, status.phase, told, _sealed_by(status)
+
+
+def _sealed_by(status: TrainingJobStatus) -> object:
+    """By what attempt the newest checkpoint is; while pods are released, each may be the last heard of."""
+    sealed = status.checkpoint.sealed if status.checkpoint else None
+    if sealed is None:
+        return None
+    suspending = status.attempt is not None and status.attempt.state is AttemptState.SUSPENDING
+    return sealed.attempt, sealed.digest if suspending else ""
 
 
 def _headline(scene: Scene) -> Headline:

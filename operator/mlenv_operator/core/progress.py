@@ -38,6 +38,19 @@ def progress(scene: Scene) -> JobProgress | None:
     )
 
 
+def gone_back(stored: JobProgress | None, step: int) -> JobProgress | None:
+    """Progress of an attempt that runs from this step, until its first commit tells more."""
+    if stored is None:
+        return None
+    # Its time stays: by it a launcher's words about the attempt before are known as old ones.
+    return JobProgress(
+        step=step,
+        total_steps=stored.total_steps,
+        samples=stored.samples * min(step, stored.step) // max(1, stored.step),
+        last_update_time=stored.last_update_time,
+    )
+
+
 def _time(said: Progress, received: datetime) -> datetime:
     return (said.time or received).replace(microsecond=0)
 

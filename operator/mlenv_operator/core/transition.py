@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_api.trainingjob import Attempt, AttemptRecord, AttemptState, Restarts
+from mlenv_operator.core.checkpoints import heard_of, progressed, stored
 from mlenv_operator.core.classify import ACTIVE, TERMINAL
 from mlenv_operator.core.progress import progress
 from mlenv_operator.core.text import clip
@@ -56,7 +57,7 @@ def enter(
 
 
 def ended(scene: Scene, reason: Reason, message: str, fault: Fault | None = None) -> dict[str, Any]:
-    """The ledger with the end of the current attempt in front, and the last progress."""
+    """The ledger with the end of the current attempt in front, and what it came to last."""
     attempt, last = scene.attempt, progress(scene)
     if attempt is None:
         return {}
@@ -72,14 +73,29 @@ def ended(scene: Scene, reason: Reason, message: str, fault: Fault | None = None
         exit_code=fault.exit_code if fault else None,
         counted=fault.counted if fault else False,
         last_step=last.step if last else None,
+        resumed_from=_resumed_from(attempt),
     )
-    return {"attempts": (record, *scene.status.attempts)[:MAX_RECORDS], "progress": last}
+    return {
+        "attempts": (record, *scene.status.attempts)[:MAX_RECORDS],
+        "progress": last,
+        "checkpoint": stored(heard_of(scene)),
+        "restarts": charged(scene),
+    }
 
 
-def restarted(status: TrainingJobStatus, *, counted: bool) -> Restarts:
+def charged(scene: Scene) -> Restarts:
+    """What stands against the budget as the current attempt ends: nothing, if it sealed something newer."""
+    old = scene.status.restarts
+    return Restarts(total=old.total) if progressed(scene, heard_of(scene)) else old
+
+
+def restarted(scene: Scene, *, counted: bool) -> Restarts:
     """One restart more."""
-    old = status.restarts
-    return Restarts(total=old.total + 1, counted=old.counted + counted)
+    old = charged(scene)
+    idle = not progressed(scene, heard_of(scene))
+    return Restarts(
+        total=old.total + 1, counted=old.counted + counted, without_progress=old.without_progress + idle
+    )
 
 
 def active_seconds(scene: Scene) -> float:
@@ -87,6 +103,12 @@ def active_seconds(scene: Scene) -> float:
     since = scene.status.active_since
     running = (scene.now - since).total_seconds() if since else 0.0
     return scene.status.active_seconds + max(0.0, running)
+
+
+def _resumed_from(attempt: Attempt) -> int | None:
+    if attempt.origin is None:
+        return None
+    return attempt.origin.checkpoint.step if attempt.origin.checkpoint else 0
 
 
 def _active(scene: Scene, state: AttemptState) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api import names
 from mlenv_api.trainingjob import Launcher
+from mlenv_operator.core.render.effective import mount_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_POD_TEXT: Final = 256 * 1024
 """Bytes of command, arguments and environment: the kernel takes 2 MiB, but each pod stores its own copy."""
-RESERVED_VOLUMES: Final = ("mlenv-run", "mlenv-tmp", "mlenv-token")
+RESERVED_VOLUMES: Final = ("mlenv-run", "mlenv-spool", "mlenv-tmp", "mlenv-token")
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -32,6 +33,7 @@ def environment_problems(spec: TrainingJobSpec, environment: EnvironmentSpec | N
     found = [
         *_reserved(environment.env, "env of the environment"),
         *_volumes(environment.pod_template.spec, "podTemplate of the environment"),
+        *_spool(spec, environment.pod_template.spec, "podTemplate of the environment"),
     ]
     return tuple(found) or tuple(_size(spec, environment))
 
@@ -48,6 +50,8 @@ def _job_problems(name: str, spec: TrainingJobSpec) -> Iterator[str]:
         yield "spec.trainer.command is missing: name the program to run, as [train.py]"
     yield from _reserved(spec.trainer.env, "spec.trainer.env")
     yield from _volumes(spec.pod_template_overrides.spec, "spec.podTemplateOverrides")
+    yield from _spool(spec, spec.pod_template_overrides.spec, "spec.podTemplateOverrides")
+    yield from _unread(spec)
     yield from _size(spec, None)
 
 
@@ -63,6 +67,28 @@ def _volumes(spec: PodSpecOverrides, where: str) -> Iterator[str]:
     for volume in spec.volumes:
         if volume.get("name") in RESERVED_VOLUMES:
             yield f"{where} has a volume {volume['name']}, which the platform adds itself; use another name"
+
+
+def _spool(spec: TrainingJobSpec, pod: PodSpecOverrides, where: str) -> Iterator[str]:
+    """Nothing but the claim may lie where checkpoints go: they would be sealed into something else."""
+    if spec.checkpoint.spool is None:
+        return
+    for path in map(mount_path, pod.volume_mounts):
+        if f"{path}/".startswith(f"{names.SPOOL_DIR}/"):
+            yield (
+                f"{where} mounts a volume at {path}, where spec.checkpoint.spool goes; mount it elsewhere, or"
+                " remove spec.checkpoint.spool"
+            )
+
+
+def _unread(spec: TrainingJobSpec) -> Iterator[str]:
+    """Without our launcher nothing settles what an attempt runs from."""
+    said = spec.checkpoint.model_dump(by_alias=True, exclude_defaults=True).keys() - {"spool"}
+    if spec.launcher is Launcher.NONE and said:
+        yield (
+            f"spec.checkpoint.{min(said)} is read by our launcher only, and spec.launcher is None; remove it"
+            " (spool may stay)"
+        )
 
 
 def _size(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Iterator[str]:

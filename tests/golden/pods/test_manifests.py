@@ -78,6 +78,15 @@ IN_ENVIRONMENT: Raw = {
         },
     },
 }
+SPOOL: Raw = {
+    "trainer": {"image": "registry/train:1", "command": ["train.py"]},
+    "checkpoint": {
+        "intervalSteps": 500,
+        "spool": {"volumeClaimName": "ranker-spool"},
+        "resume": {"policy": "From", "from": "/var/spool/mlenv/77aa/step-000000005000.a3", "things": ["net"]},
+    },
+}
+ANY_IMAGE_SPOOL: Raw = {**ANY_IMAGE, "checkpoint": {"spool": {"volumeClaimName": "ranker-spool"}}}
 
 
 def manifests(spec: Raw, environment: Raw | None) -> list[Raw]:
@@ -120,6 +129,8 @@ def manifests(spec: Raw, environment: Raw | None) -> list[Raw]:
         ("plain", PLAIN, None),
         ("any-image", ANY_IMAGE, None),
         ("environment", IN_ENVIRONMENT, ENVIRONMENT),
+        ("spool", SPOOL, None),
+        ("any-image-spool", ANY_IMAGE_SPOOL, None),
     ],
 )
 def test_manifests_are_as_reviewed(name: str, spec: Raw, environment: Raw | None) -> None:

@@ -10,6 +10,7 @@ from mlenv_operator.core.policies.assembly import assembly
 from mlenv_operator.core.policies.deadline import deadline
 from mlenv_operator.core.policies.failure import failure
 from mlenv_operator.core.policies.queue import queue
+from mlenv_operator.core.policies.record import record
 from mlenv_operator.core.policies.start import start
 from mlenv_operator.core.policies.success import success
 from mlenv_operator.core.policies.suspend import suspend
@@ -22,6 +23,7 @@ POLICIES: Final[tuple[Policy, ...]] = (
     suspend,  # a user's word comes before time limits and faults
     deadline,
     failure,
+    record,  # what has failed runs from nothing any more
     assembly,
     queue,
     start,

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from mlenv_api.conditions import Reason
 from mlenv_api.trainingjob import AttemptState, Rendezvous
 from mlenv_operator.core.actions import Event
+from mlenv_operator.core.checkpoints import released, stored
 from mlenv_operator.core.diagnose import Headline
+from mlenv_operator.core.policies.suspend import went_with_pods
 from mlenv_operator.core.text import plural
 from mlenv_operator.core.transition import Move, enter, second
 from mlenv_operator.core.words import pods_ready
@@ -70,7 +72,13 @@ def _release(scene: Scene) -> Move:
     timeouts = (scene.attempt.timeouts if scene.attempt else 0) + 1
     wait = backoff_s(scene.job.uid, timeouts, scene.world.settings)
     not_before = second(scene.now + timedelta(seconds=wait))
-    status = enter(scene, AttemptState.QUEUED, attempt={"timeouts": timeouts, "not_before": not_before})
+    record, lost = released(scene)
+    status = enter(
+        scene,
+        AttemptState.QUEUED,
+        attempt={"timeouts": timeouts, "not_before": not_before},
+        checkpoint=stored(record),
+    )
     seconds = scene.spec.scheduling.assembly_timeout_seconds
     in_a_row = f", time-out {timeouts} in a row" if timeouts > 1 else ""
     message = (
@@ -78,4 +86,5 @@ def _release(scene: Scene) -> Move:
         f" until {not_before:%Y-%m-%d %H:%M:%S} UTC. Why: {pods_ready(scene).message}"
     )
     event = Event(Reason.ASSEMBLY_TIMED_OUT, message, warning=True)
-    return Move(status, Headline(Reason.ASSEMBLY_TIMED_OUT, message), events=(event,))
+    events = (event, *went_with_pods(lost))
+    return Move(status, Headline(Reason.ASSEMBLY_TIMED_OUT, message), events=events)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mlenv_api.conditions import Reason
 from mlenv_api.trainingjob import AttemptState
 from mlenv_operator.core.actions import Event
+from mlenv_operator.core.checkpoints import heard_of, rolled_back, stored
 from mlenv_operator.core.diagnose import Headline
 from mlenv_operator.core.faults import faults, settled_at
-from mlenv_operator.core.transition import Move, ended, enter, restarted, second
+from mlenv_operator.core.transition import Move, charged, ended, enter, restarted, second
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def failure(scene: Scene) -> Move | None:
     root = found[0]
     if root.fatal:
         return _fail(scene, root, root.reason, root.message)
-    limit, used = scene.spec.failure_policy.max_restarts, scene.status.restarts.counted
+    limit, used = scene.spec.failure_policy.max_restarts, charged(scene).counted
     if root.counted and used >= limit:
         tried = f"failurePolicy.maxRestarts ({limit}) is used up; the last failure: " if limit else ""
         return _fail(scene, root, Reason.MAX_RESTARTS_EXCEEDED, tried + root.message)
@@ -75,7 +76,15 @@ def _fail(scene: Scene, root: Fault, reason: Reason, message: str) -> Move:
 def _restart(scene: Scene, root: Fault) -> Move:
     number = scene.attempt.number if scene.attempt else 0
     ledger = ended(scene, root.reason, root.message, root)
-    delay = restart_delay_s(quick_failures(ledger["attempts"], scene.world.settings), scene.world.settings)
+    ledger["restarts"] = restarted(scene, counted=root.counted)
+    where = ""
+    if root.reason is Reason.ROLLED_BACK:
+        record, where = rolled_back(scene, heard_of(scene))
+        ledger["checkpoint"] = stored(record)
+    settings = scene.world.settings
+    # A short attempt that sealed something newer got on all the same.
+    quick = min(quick_failures(ledger["attempts"], settings), ledger["restarts"].without_progress)
+    delay = restart_delay_s(quick, settings)
     again: dict[str, Any] = {"number": number + 1}
     if delay:
         again["not_before"] = second(scene.now) + timedelta(seconds=delay)
@@ -84,10 +93,10 @@ def _restart(scene: Scene, root: Fault) -> Move:
         AttemptState.ASSEMBLING,
         attempt=again,
         incarnations=tuple(_next_incarnation(scene, slot) for slot in scene.slots),
-        restarts=restarted(scene.status, counted=root.counted),
         **ledger,
     )
-    message = f"attempt {number} ended: {root.message}. {_what_next(scene, root, number, delay)}"
+    next_ = f"{where}. " if where else ""
+    message = f"attempt {number} ended: {root.message}. {next_}{_what_next(scene, root, number, delay)}"
     return Move(
         status,
         Headline(Reason.WAITING_FOR_PODS, f"pods of attempt {number + 1} are awaited"),
@@ -97,7 +106,7 @@ def _restart(scene: Scene, root: Fault) -> Move:
 
 
 def _what_next(scene: Scene, root: Fault, number: int, delay: float) -> str:
-    limit, used = scene.spec.failure_policy.max_restarts, scene.status.restarts.counted
+    limit, used = scene.spec.failure_policy.max_restarts, charged(scene).counted
     charge = f"restart {used + 1} of {limit}" if root.counted else "not charged to maxRestarts"
     when = f" in {delay:.0f} s, because the last ones were short" if delay else ""
     return f"Attempt {number + 1} follows{when} ({charge})"

@@ -8,6 +8,7 @@ from mlenv_api.conditions import Reason
 from mlenv_api.names import revision_name
 from mlenv_api.trainingjob import AttemptState, EnvironmentSnapshot
 from mlenv_operator.core.actions import CreateRevision, Event
+from mlenv_operator.core.checkpoints import begun, starts_over, stored
 from mlenv_operator.core.diagnose import Headline, rejected
 from mlenv_operator.core.render.revision import render_revision
 from mlenv_operator.core.transition import Move, enter, second
@@ -68,11 +69,18 @@ def _assemble(scene: Scene) -> Move:
         "run_digest": scene.job.digest,
         "environment": _snapshot(environment),
         "start_time": status.start_time or second(scene.now),
+        "checkpoint": stored(begun(scene, number)),
     }
     moved = enter(scene, AttemptState.ASSEMBLING, attempt={"number": number, "timeouts": 0}, **changes)
-    events = (Event(Reason.RESUMED, "the job resumes with its current spec"),) if resumed else ()
+    events = (Event(Reason.RESUMED, _resumes(scene)),) if resumed else ()
     headline = Headline(Reason.WAITING_FOR_PODS, "pods are being created")
     return Move(moved, headline, events=events, actions=_revision(scene, environment))
+
+
+def _resumes(scene: Scene) -> str:
+    policy = scene.spec.checkpoint.resume.policy
+    over = f", and starts over, as resume.policy {policy.value} asks" if starts_over(scene) else ""
+    return f"the job resumes with its current spec{over}"
 
 
 def _snapshot(environment: EnvironmentView | None) -> EnvironmentSnapshot | None:

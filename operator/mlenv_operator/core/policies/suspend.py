@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlenv_api.conditions import Reason
 from mlenv_api.trainingjob import AttemptState
 from mlenv_operator.core.actions import Event
+from mlenv_operator.core.checkpoints import released, stored
 from mlenv_operator.core.classify import LIVE
 from mlenv_operator.core.diagnose import Headline
 from mlenv_operator.core.transition import Move, ended, enter
@@ -26,9 +27,22 @@ def suspend(scene: Scene) -> Move | None:
     if scene.state is AttemptState.SUSPENDING and not scene.world.pods:
         hint = "Set spec.suspend to false to resume" if scene.spec.suspend else "It resumes now"
         message = f"no pods are held. {hint}"
-        status = enter(scene, AttemptState.SUSPENDED)
-        return Move(status, Headline(Reason.SUSPENDED, message), events=(Event(Reason.SUSPENDED, message),))
+        record, lost = released(scene)
+        status = enter(scene, AttemptState.SUSPENDED, checkpoint=stored(record))
+        events = (Event(Reason.SUSPENDED, message), *went_with_pods(lost))
+        return Move(status, Headline(Reason.SUSPENDED, message), events=events)
     return None
+
+
+def went_with_pods(step: int | None) -> tuple[Event, ...]:
+    """Says that checkpoints up to this step are gone; nothing when none are."""
+    if step is None:
+        return ()
+    message = (
+        f"the checkpoints up to step {step} lived in the pods, and went with them: the job will start at step"
+        " 0. A volume in spec.checkpoint.spool keeps them"
+    )
+    return (Event(Reason.CHECKPOINTS_LOST, message, warning=True),)
 
 
 def _edited(scene: Scene) -> bool:

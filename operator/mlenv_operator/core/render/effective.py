@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +50,10 @@ class Effective:
     volumes: tuple[dict[str, Any], ...]
     mounts: tuple[dict[str, Any], ...]
     grace_seconds: int
+    spool: str = ""
+    """Claim of the volume for checkpoints; empty without one."""
+    checkpoint: str = ""
+    """spec.checkpoint for the Session, as JSON without defaults; empty when it says nothing."""
 
 
 def effective(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Effective:
@@ -80,12 +85,19 @@ def effective(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Eff
             or under.spec.termination_grace_period_seconds
             or GRACE_SECONDS
         ),
+        spool=spec.checkpoint.spool.volume_claim_name if spec.checkpoint.spool else "",
+        checkpoint=_checkpoint(spec) if mlenv else "",
     )
 
 
 def mount_path(mount: Mapping[str, Any]) -> str:
     """Where a volume is mounted, without a slash at its end."""
     return str(mount.get("mountPath")).rstrip("/")
+
+
+def _checkpoint(spec: TrainingJobSpec) -> str:
+    said = spec.checkpoint.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return json.dumps(said, separators=(",", ":"), sort_keys=True) if said else ""
 
 
 def _program(spec: TrainingJobSpec, launcher: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

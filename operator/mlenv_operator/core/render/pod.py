@@ -73,6 +73,8 @@ def _pod_security(what: Effective) -> dict[str, Any]:
         "runAsGroup": USER,
         "fsGroup": USER,
         "seccompProfile": {"type": "RuntimeDefault"},
+        # A spool holds many files of many jobs: its group is set once, not file by file for every pod.
+        **({"fsGroupChangePolicy": "OnRootMismatch"} if what.spool else {}),
         **what.security_context,
     }
 
@@ -125,6 +127,10 @@ def _platform_values(
         names.ENV_RUN_DIR: names.RUN_DIR,
         names.ENV_TERMINATION_GRACE_SECONDS: str(what.grace_seconds),
     }
+    if what.spool:
+        values[names.ENV_SPOOL] = f"{names.SPOOL_DIR}/{job.uid}"
+    if what.checkpoint:
+        values[names.ENV_CHECKPOINT] = what.checkpoint
     if what.mlenv:
         values[names.ENV_OPERATOR_URLS] = ",".join(operator_urls)
         values[names.ENV_TOKEN_FILE] = names.TOKEN_FILE
@@ -181,6 +187,9 @@ def _platform_volumes(what: Effective) -> list[tuple[str, str, dict[str, Any]]]:
         ("mlenv-tmp", TMP, {"emptyDir": {}}),
         ("dshm", SHM, {"emptyDir": _shared_memory(what)}),
     ]
+    if what.spool:
+        claim = {"persistentVolumeClaim": {"claimName": what.spool}}
+        found.append(("mlenv-spool", names.SPOOL_DIR, claim))
     if what.mlenv:
         found.append((_TOKEN, names.TOKEN_DIR, {"projected": {"sources": [_token_source()]}}))
     return found

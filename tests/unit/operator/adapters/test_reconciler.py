@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 from datetime import timedelta
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from mlenv_api import names
-from mlenv_api.protocol import Beat
+from mlenv_api.protocol import Beat, LauncherPhase, Origin
+from mlenv_operator.adapters.beats import Launchers
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.caches import build_caches
 from mlenv_operator.adapters.jobs import JobCache
@@ -25,7 +27,8 @@ from mlenv_operator.adapters.recorder import Recorder
 from mlenv_operator.adapters.rejections import Rejections
 from mlenv_operator.adapters.state import State
 from mlenv_operator.adapters.sweep import Sweep
-from mlenv_operator.core.world import JobKey
+from mlenv_operator.adapters.tokens import PodIdentity
+from mlenv_operator.core.world import CoreSettings, JobKey
 from mlenv_operator.kube import errors
 from mlenv_operator.kube.resources import PODS, TRAINING_JOBS
 from mlenv_operator.runtime.clock import FakeClock
@@ -35,6 +38,7 @@ from .api import MemoryApi
 
 if TYPE_CHECKING:
     from mlenv_operator.kube.client import Client
+    from mlenv_operator.runtime.lease import Lease
 
 KEY = JobKey("team", "ranker")
 
@@ -341,9 +345,9 @@ class Pod:
         return False
 
 
-async def gang(shell: Shell, *hosts: str) -> list[str]:
+async def gang(shell: Shell, *hosts: str, **spec: Any) -> list[str]:
     """Pods that run at these addresses; their uids."""
-    shell.submit(nodes=len(hosts))
+    shell.submit(nodes=len(hosts), **spec)
     await shell.settle()
     uids = []
     for index, host in enumerate(hosts):
@@ -400,3 +404,44 @@ async def test_what_does_not_move_nudges_nobody(shell: Shell) -> None:
     assert await shell.reconciler.reconcile(KEY) != "moved"
     assert nudged(shell, "sent") == 0
     assert ear.silent()
+
+
+class Ours:
+    """A Lease that is surely ours."""
+
+    transitions = 5
+    leader_address = None
+
+    def surely_ours(self, _now: float) -> bool:
+        return True
+
+
+async def test_the_answer_to_a_proposal_is_given_once_it_is_stored(shell: Shell) -> None:
+    (uid,) = await gang(shell, "10.0.0.7", launcher="MLEnv")
+    launchers = Launchers(cast("Lease", Ours()), shell.queue, shell.state, CoreSettings())
+    launchers.leading = True
+    who = PodIdentity("team", "ranker-0-0", uid, "default")
+    shell.state.beats.record(
+        uid, Beat(protocol=1, attempt=1, port=29400, time=shell.clock.now()), timedelta(minutes=1)
+    )
+    assert await shell.reconciler.reconcile(KEY) == "moved"
+    assert shell.stored()["attempt"]["state"] == "Running"
+    proposal = Beat(
+        protocol=1,
+        attempt=1,
+        port=29400,
+        phase=LauncherPhase.RUNNING,
+        origin=Origin(),
+        time=shell.clock.now(),
+    )
+    answered = asyncio.create_task(launchers.beat(who, proposal))
+    await asyncio.sleep(0)  # it runs until it waits
+    assert shell.state.beats.is_held(uid)
+    shell.api.fails = lambda verb, *_: errors.Internal("etcd", code=500) if verb == "status" else None
+    with pytest.raises(errors.Internal):
+        await shell.reconciler.reconcile(KEY)
+    assert not answered.done(), "what could not be stored is told to nobody"
+    shell.api.fails = lambda *_: None
+    assert await shell.reconciler.reconcile(KEY) == "moved"
+    assert (await answered).origin == Origin()
+    assert shell.stored()["attempt"]["origin"] == {}

@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fake_cluster import checkpoint
 from worlds import ago, evidence, heard, pod, raw_job, raw_status, stamp
 
-from mlenv_api.protocol import Answer, LauncherPhase, Order
+from mlenv_api.protocol import Answer, LauncherPhase, Order, Origin
 from mlenv_operator.core.answers import answer, matters, next_beat_s, undecided
 from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.world import BeatView, CoreSettings
@@ -98,6 +99,51 @@ def test_a_beat_matters_when_it_says_something_new() -> None:
     assert matters(before, heard(phase=LauncherPhase.FAILED).beat)
     assert matters(before, heard(evidence()).beat)
     assert matters(before, heard(port=1).beat)
+    assert matters(before, heard(origin=Origin()).beat)
+    assert matters(before, heard(sealed=SEALED).beat)
+    assert not matters(heard(sealed=SEALED), heard(sealed=SEALED).beat)
+    assert matters(heard(sealed=SEALED), heard(sealed=checkpoint(42000, 2)).beat)
+
+
+SEALED = checkpoint(41000, 2)
+STORED = {"step": 41000, "attempt": 2, "digest": SEALED.digest}
+
+
+def test_what_is_known_of_the_past_is_told_as_it_is_stored() -> None:
+    said = told("Running")
+    assert (said.past, said.ceiling_step, said.since_attempt, said.origin) == (None, None, 1, None)
+    kept = {"sealed": STORED, "ceilingStep": 45000, "sinceAttempt": 2}
+    said = told("Assembling", attempt={"number": 3}, checkpoint=kept)
+    assert (said.past, said.ceiling_step, said.since_attempt) == (SEALED, 45000, 2)
+
+
+def test_an_origin_is_told_only_once_it_is_stored() -> None:
+    proposal = heard(origin=Origin(checkpoint=SEALED))
+    assert told("Running", proposal, who=pod(0)).origin is None
+    stored = told("Running", proposal, who=pod(0), attempt={"origin": {"checkpoint": STORED}})
+    assert stored.origin == Origin(checkpoint=SEALED)
+    other = told("Running", proposal, who=pod(0), attempt={"origin": {}})
+    assert other.origin == Origin(), "a fresh start, whatever was proposed"
+
+
+@pytest.mark.parametrize(
+    ("index", "phase", "attempt", "stored", "waits"),
+    [
+        (0, LauncherPhase.RUNNING, 1, {}, True),
+        (0, LauncherPhase.RUNNING, 1, {"origin": {}}, False),
+        (0, LauncherPhase.RUNNING, 0, {}, False),
+        (0, LauncherPhase.STOPPING, 1, {}, False),
+        (1, LauncherPhase.RUNNING, 1, {}, False),
+    ],
+)
+def test_the_answer_to_a_proposal_waits_until_it_is_stored(
+    index: int, phase: LauncherPhase, attempt: int, stored: dict[str, Any], *, waits: bool
+) -> None:
+    said = heard(phase=phase, attempt=attempt, origin=Origin())
+    given = told("Running", said, who=pod(index), attempt=stored)
+    assert undecided(pod(index), said.beat, given) is waits
+    silent = heard(phase=phase, attempt=attempt)
+    assert not (phase is LauncherPhase.RUNNING and undecided(pod(index), silent.beat, given))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_gang_that_runs_has_no_fault() -> None:
     [
         ({"exit_code": 1}, "ProgramFailed", True, False),
         ({"exit_code": 75}, "ProgramFailed", True, False),
-        ({"exit_code": 77}, "ProgramFailed", True, False),
+        ({"exit_code": 77}, "RolledBack", True, False),
         ({"exit_code": 76}, "Preempted", False, False),
         ({"exit_code": 78}, "DoNotRetry", True, True),
         ({"exit_code": None, "signal": "SIGKILL"}, "ProgramFailed", True, False),

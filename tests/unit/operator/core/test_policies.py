@@ -106,6 +106,7 @@ def test_restarts_after_quick_attempts_are_delayed_and_pods_are_not_made_before(
     quick = {"reason": "PodLost", "endTime": stamp(ago(1)), "startTime": stamp(ago(5))}
     ledger = [{**quick, "number": number} for number in (3, 2, 1)]
     status = raw_status("Running", since=10, attempt={"number": 4}, attempts=ledger)
+    status["restarts"] = {"total": 3, "withoutProgress": 3}
     made = plan(world(pod(0), job=raw_job(status=status)))
     assert made.status is not None
     assert made.status.attempt is not None

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+from fake_cluster import checkpoint
 from worlds import NOW, ago, heard, pod, raw_job, raw_status, stamp, world
 
 from mlenv_api import names
@@ -139,6 +140,27 @@ def conditions_with(status: Any, **change: Any) -> Any:
     return status.model_copy(update={"conditions": (first.model_copy(update=change), *rest)})
 
 
+def test_the_first_checkpoint_of_an_attempt_is_news_and_later_ones_are_numbers() -> None:
+    def urgency_of(step: int, state: str = "Running", **stored: Any) -> Urgency:
+        said = heard(sealed=checkpoint(step, 1))
+        job = raw_job(status=raw_status(state), suspend=state == "Suspending")
+        first = plan(world(pod(0), pod(1), job=job, beats={0: said, 1: said}))
+        assert first.status is not None
+        again = first.status.wire() | ({"checkpoint": stored} if stored else {})
+        return plan(
+            world(pod(0), pod(1), job={**job, "status": again}, beats={0: said, 1: said})
+        ).status_urgency
+
+    before = {"step": 5, "attempt": 1, "digest": "0" * 64}
+    assert urgency_of(10) is Urgency.NONE
+    assert urgency_of(10, sinceAttempt=1) is Urgency.CONDITION
+    assert urgency_of(10, sealed=before) is Urgency.PROGRESS
+    assert urgency_of(10, sealed={**before, "step": 11}) is Urgency.NONE, "an older one is no news"
+    assert urgency_of(10, "Suspending", sealed=before) is Urgency.CONDITION, (
+        "it may be the last that is heard"
+    )
+
+
 def test_a_stored_status_that_is_seen_again_is_not_written_again() -> None:
     first = plan(world(pod(0), pod(1), beats={0: heard(), 1: heard()}))
     assert first.status is not None
@@ -206,6 +228,26 @@ def spec_with(**trainer: Any) -> TrainingJobSpec:
     return TrainingJobSpec(trainer=Trainer(**{"image": "x", "command": ("t.py",), **trainer}))
 
 
+def spooled(launcher: str = "MLEnv", checkpoint: Any = None, **pod: Any) -> TrainingJobSpec:
+    spool = {"spool": {"volumeClaimName": "claim"}}
+    spec = spec_with().model_dump() | {"launcher": launcher, "checkpoint": {**spool, **(checkpoint or {})}}
+    return TrainingJobSpec.model_validate(spec | {"podTemplateOverrides": {"spec": pod}})
+
+
+@pytest.mark.parametrize(
+    "spec", [spooled(), spooled("None"), spooled(volume_mounts=({"name": "x", "mountPath": "/var/spool"},))]
+)
+def test_a_spool_is_no_mistake(spec: TrainingJobSpec) -> None:
+    assert job_problems("job", spec) == ()
+
+
+def test_an_environment_may_lie_where_spools_go_only_for_jobs_without_one() -> None:
+    mounts = {"volume_mounts": [{"name": "x", "mountPath": "/var/spool/mlenv"}]}
+    taken = EnvironmentSpec.model_validate({"image": "x", "pod_template": {"spec": mounts}})
+    assert environment_problems(spec_with(), taken) == ()
+    assert "podTemplate of the environment mounts" in environment_problems(spooled(), taken)[0]
+
+
 @pytest.mark.parametrize(
     ("name", "spec", "word"),
     [
@@ -215,6 +257,15 @@ def spec_with(**trainer: Any) -> TrainingJobSpec:
         ("job", spec_with(command=()), "spec.trainer.command is missing"),
         ("job", spec_with(env=(EnvVar(name="MLENV_X", value=""),)), "sets MLENV_X"),
         ("job", spec_with(args=("x" * 30_000,) * 10), "more than 262144"),
+        (
+            "job",
+            spooled(volumes=({"name": "mlenv-spool", "emptyDir": {}},)),
+            "a volume mlenv-spool, which the platform adds itself",
+        ),
+        ("job", spooled(volume_mounts=({"name": "x", "mountPath": "/var/spool/mlenv/"},)), "elsewhere"),
+        ("job", spooled(volume_mounts=({"name": "x", "mountPath": "/var/spool/mlenv/deep"},)), "elsewhere"),
+        ("job", spooled(launcher="None", checkpoint={"intervalSteps": 5}), "intervalSteps is read by our"),
+        ("job", spooled(launcher="None", checkpoint={"resume": {"policy": "Never"}}), "checkpoint.resume is"),
     ],
 )
 def test_mistakes_become_sentences(name: str, spec: TrainingJobSpec, word: str) -> None:

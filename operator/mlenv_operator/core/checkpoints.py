@@ -1,0 +1,159 @@
+"""What is known of a job's checkpoints: the record that alone says what a world may run from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mlenv_api.conditions import Reason
+from mlenv_api.protocol import Checkpoint
+from mlenv_api.trainingjob import AttemptState, CheckpointRef, CheckpointStatus, ResumePolicy
+from mlenv_operator.core.classify import speaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from mlenv_api.protocol import Origin
+    from mlenv_api.trainingjob import TrainingJobStatus
+    from mlenv_operator.core.classify import Scene
+
+HEARD: Final = frozenset({AttemptState.RUNNING, AttemptState.SUSPENDING})
+"""States in which ranks may seal: also while they are told to save and end."""
+START_OVER: Final = frozenset({ResumePolicy.NEVER, ResumePolicy.FROM})
+
+
+def known(status: TrainingJobStatus) -> CheckpointStatus:
+    """The stored record; an empty one when there is none."""
+    return status.checkpoint or CheckpointStatus()
+
+
+def stored(record: CheckpointStatus) -> CheckpointStatus | None:
+    """A record as it is stored: one that says nothing is left out."""
+    return None if record == CheckpointStatus() else record
+
+
+def heard_of(scene: Scene) -> CheckpointStatus:
+    """The record, with the newest checkpoint that launchers of the current attempt tell of."""
+    record = known(scene.status)
+    newest = max(_told(scene, record), key=lambda one: _age(one[0]), default=None)
+    if newest is None or (record.sealed is not None and _age(newest[0]) <= _age(record.sealed)):
+        return record
+    sealed, ceiling = newest[0], record.ceiling_step
+    # What was abandoned may lie above this one: the ceiling rises with what is sealed, and is never lifted.
+    if ceiling is not None and sealed.step > ceiling:
+        ceiling = sealed.step
+    return record.model_copy(update={"sealed": reference(sealed, newest[1]), "ceiling_step": ceiling})
+
+
+def progressed(scene: Scene, record: CheckpointStatus) -> bool:
+    """Whether the current attempt sealed a checkpoint that refills the budget.
+
+    After a rollback only one beyond the step where the run was found bad does: or a program that goes bad
+    there each time would seal the same steps again, and never come to an end.
+    """
+    attempt, sealed = scene.attempt, record.sealed
+    if attempt is None or sealed is None or sealed.attempt != attempt.number:
+        return False
+    bad = (
+        one.last_step or 0
+        for one in scene.status.attempts
+        if one.reason == Reason.ROLLED_BACK and one.number >= record.since_attempt
+    )
+    return sealed.step > max(bad, default=-1)
+
+
+def begun(scene: Scene, number: int) -> CheckpointStatus:
+    """The record when pods are made from the current spec, for the attempt of this number."""
+    spec, record = scene.spec.checkpoint, known(scene.status)
+    spool = spec.spool.volume_claim_name if spec.spool else None
+    if starts_over(scene):
+        return CheckpointStatus(since_attempt=number, spool=spool)
+    return record.model_copy(update={"spool": spool})
+
+
+def starts_over(scene: Scene) -> bool:
+    """Whether a start now obeys resume.policy Never or From: once for each spec that says so."""
+    anew = scene.job.digest != scene.status.run_digest
+    return scene.mlenv and anew and scene.spec.checkpoint.resume.policy in START_OVER
+
+
+def settled(scene: Scene, origin: Origin, heard: datetime) -> CheckpointStatus:
+    """The record once an attempt runs from `origin`: the newest that is good is this one.
+
+    Newer ones that could not be used are not counted on again, nor what a rollback barred.
+    """
+    record, chosen = known(scene.status), origin.checkpoint
+    if chosen is None:
+        ceiling = None if origin.lost else record.ceiling_step
+        return record.model_copy(update={"sealed": None, "ceiling_step": ceiling})
+    if foreign(scene) or (record.sealed is not None and record.sealed.digest == chosen.digest):
+        return record
+    return record.model_copy(update={"sealed": reference(chosen, heard)})
+
+
+def foreign(scene: Scene) -> bool:
+    """Whether the origin of this attempt is what resume.from names: the job has none of its own yet."""
+    return scene.spec.checkpoint.resume.policy is ResumePolicy.FROM and known(scene.status).sealed is None
+
+
+def rolled_back(scene: Scene, record: CheckpointStatus) -> tuple[CheckpointStatus, str]:
+    """The record after exit code 77, and where the next attempt goes on, as a sentence.
+
+    The newest checkpoint is finite; if an attempt ran from it and sealed nothing newer, it leads nowhere.
+    """
+    attempt, sealed = scene.attempt, record.sealed
+    if attempt is None or sealed is None:
+        return record, "No checkpoint is known that could be gone back to"
+    origin = attempt.origin.checkpoint if attempt.origin else None
+    if sealed.attempt == attempt.number or origin is None:
+        said = f"It is rolled back to step {sealed.step}, the newest checkpoint"
+        return record.model_copy(update={"ceiling_step": sealed.step}), said
+    ceiling = max(0, origin.step - 1)
+    said = f"It ran from step {origin.step} and sealed nothing newer: it goes back to an older checkpoint"
+    return record.model_copy(update={"ceiling_step": ceiling}), said
+
+
+def released(scene: Scene) -> tuple[CheckpointStatus, int | None]:
+    """The record when all pods go, and up to which step checkpoints go with them; null when none do."""
+    record = known(scene.status)
+    if record.sealed is None or record.spool is not None:
+        return record, None
+    return record.model_copy(update={"sealed": None, "ceiling_step": None}), record.sealed.step
+
+
+def reference(one: Checkpoint, heard: datetime) -> CheckpointRef:
+    """A checkpoint of a message, as status keeps it."""
+    time = heard.replace(microsecond=0)
+    return CheckpointRef(step=one.step, attempt=one.attempt, digest=one.digest, time=time)
+
+
+def message(one: CheckpointRef) -> Checkpoint:
+    """A checkpoint of the status, as messages carry it."""
+    return Checkpoint(attempt=one.attempt, step=one.step, digest=one.digest)
+
+
+def _told(scene: Scene, record: CheckpointStatus) -> Iterator[tuple[Checkpoint, datetime]]:
+    if scene.attempt is None or scene.state not in HEARD:
+        return
+    for slot in scene.slots:
+        heard = slot.heard
+        if heard is None or not speaks(heard) or heard.beat.attempt != scene.attempt.number:
+            continue
+        sealed = heard.beat.sealed
+        if sealed is not None and _counts(scene, record, sealed):
+            yield sealed, heard.received
+
+
+def _counts(scene: Scene, record: CheckpointStatus, sealed: Checkpoint) -> bool:
+    """Saved by the current attempt; or by an older one, as long as it is open what this one runs from."""
+    attempt = scene.attempt
+    if attempt is None or sealed.attempt == attempt.number:
+        return attempt is not None
+    if scene.state is not AttemptState.RUNNING or attempt.origin is not None or foreign(scene):
+        return False
+    allowed = record.ceiling_step is None or sealed.step <= record.ceiling_step
+    return allowed and record.since_attempt <= sealed.attempt < attempt.number
+
+
+def _age(one: Checkpoint | CheckpointRef) -> tuple[int, int]:
+    return one.step, one.attempt
