@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlenv_api import names
-from mlenv_api.protocol import BEAT_PATH, Answer, Beat, Misdirected, Order, World
+from mlenv_api.protocol import BEAT_PATH, Answer, Beat, Checkpoint, Misdirected, Order, Origin, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,10 @@ def until(holds: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any
 
 
 class Server:
-    """Answers beats; who speaks is told by the token. Every beat must be a valid message."""
+    """Answers beats; who speaks is told by the token. Every beat must be a valid message.
+
+    Keeps the record as the operator does: the first origin proposed for an attempt, and the newest seal.
+    """
 
     def __init__(self, port: int = 0) -> None:
         self.beats: dict[str, list[Beat]] = {}
@@ -46,6 +49,9 @@ class Server:
         self.answers: dict[str, Answer] = {}
         self.leader: str | None = None
         self.status: int | None = None
+        self.origins: dict[tuple[str, int], Origin] = {}
+        """By job and attempt."""
+        self.sealed: dict[str, Checkpoint] = {}
         self._changed = threading.Condition()
         server = self
 
@@ -79,6 +85,22 @@ class Server:
         with self._changed:
             more = {"term": 1, "next_beat_seconds": 0.1, **more}
             self.answers[pod] = Answer(attempt=attempt, world=world, **more)
+
+    @staticmethod
+    def job(pod: str) -> str:
+        """The job of a pod: q0 and q1 are of q; a second p0 is called p0-b."""
+        return pod.split("-", maxsplit=1)[0].rstrip("0123456789")
+
+    def _record(self, pod: str, beat: Beat, answer: Answer) -> Answer:
+        job = self.job(pod)
+        if beat.origin is not None and beat.attempt == answer.attempt:
+            self.origins.setdefault((job, beat.attempt), beat.origin)
+        known = self.sealed.get(job)
+        if beat.sealed is not None and (known is None or beat.sealed.step > known.step):
+            self.sealed[job] = beat.sealed
+        more = {"origin": self.origins.get((job, answer.attempt)), "past": self.sealed.get(job)}
+        unset = {key: value for key, value in more.items() if key not in answer.model_fields_set}
+        return answer.model_copy(update=unset)
 
     def wait(self, pod: str, matches: Callable[[Beat], bool], what: str) -> Beat:
         """The newest beat of `pod` that matches, once there is one."""
@@ -116,6 +138,7 @@ class Server:
             if self.status is not None:
                 return self.status, b"no"
             answer = self.answers.get(token, Answer(term=1, attempt=0, next_beat_seconds=0.1))
+            answer = self._record(token, beat, answer)
             return 200, answer.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 

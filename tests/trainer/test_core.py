@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlenv import record
 from mlenv.launch import alone, core
 from mlenv.launch.beats import encode
 from mlenv.launch.events import (
@@ -33,7 +34,17 @@ from mlenv.launch.events import (
     Timer,
     TimeUp,
 )
-from mlenv_api.protocol import MAX_BEAT_BYTES, Answer, Evidence, LauncherPhase, Order, Progress, World
+from mlenv_api.protocol import (
+    MAX_BEAT_BYTES,
+    Answer,
+    Checkpoint,
+    Evidence,
+    LauncherPhase,
+    Order,
+    Origin,
+    Progress,
+    World,
+)
 from mlenv_api.protocol import Beat as Message
 
 if TYPE_CHECKING:
@@ -185,6 +196,50 @@ class TestFencing:
         _, second = core.step(running.setup, state, event)
         assert any("too old" in c.text for c in first if isinstance(c, Say))
         assert second == ()
+
+
+class TestRecord:
+    PAST = Checkpoint(attempt=1, step=70, digest="a" * 64)
+
+    def test_ranks_are_told_what_the_newest_answer_knows(self, waiting: Launcher) -> None:
+        waiting.answer(1, since_attempt=1)
+        commands = waiting.answer(1, world=WORLD, past=self.PAST, ceiling_step=5, since_attempt=2)
+        known = record.Known(past=self.PAST, ceiling_step=5, since_attempt=2)
+        assert Start(1, WORLD, known) in commands
+
+    def test_an_operator_without_a_record_is_not_waited_for(self, running: Launcher) -> None:
+        assert Start(1, WORLD, None) in running.said
+
+    def test_what_is_stored_is_of_one_attempt(self, running: Launcher) -> None:
+        origin = Origin(checkpoint=self.PAST)
+        running.answer(1, origin=origin)
+        running.answer(1)
+        assert core.stored(running.state) == record.Stored(attempt=1, origin=origin)
+        running.answer(2)
+        assert core.stored(running.state) == record.Stored(attempt=2)
+        running.answer(1, origin=origin)
+        assert core.stored(running.state) == record.Stored(attempt=2)
+        assert core.stored(Launcher().state) is None
+
+    def test_a_repeated_order_is_one(self, running: Launcher) -> None:
+        for order in (Order.CHECKPOINT, Order.CHECKPOINT, Order.RUN, Order.CHECKPOINT):
+            running.answer(1, order=order)
+        assert running.state.orders == 2
+        running.answer(2, order=Order.CHECKPOINT)
+        assert running.state.orders == 1
+
+    def test_only_the_node_of_rank_0_proposes(self, running: Launcher) -> None:
+        told = record.Told(attempt=1, sealed=self.PAST, origin=Origin())
+        message = core.beat(running.state, NOW, None, "x", told=told)
+        assert (message.sealed, message.origin) == (self.PAST, None)
+        first = Launcher()
+        first.answer(1, world=WORLD.model_copy(update={"node_rank": 0}))
+        assert core.beat(first.state, NOW, None, "x", told=told).origin == Origin()
+
+    def test_alone_whatever_is_proposed_is_the_record(self) -> None:
+        origin = Origin(checkpoint=self.PAST)
+        found = alone.answer(core.State(), 1, "127.0.0.1", origin)
+        assert (found.origin, "since_attempt" in found.model_fields_set) == (origin, True)
 
 
 class TestFailure:

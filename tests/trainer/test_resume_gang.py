@@ -87,6 +87,8 @@ class Gang:
     def __init__(self, rig: Rig, server: Server, name: str = "p", *, procs: int = 1, **env: str) -> None:
         self.rig, self.server, self.name, self.procs = rig, server, name, procs
         self.attempt = 0
+        self.more: dict[str, Any] = {}
+        """What the operator says beside the world."""
         if not (rig.folder / "set").exists():
             for number in range(3):
                 write(rig.folder / "set" / f"{number}.parquet", 100 * number, 100)
@@ -120,12 +122,12 @@ class Gang:
             return beat.attempt == now and beat.phase is LauncherPhase.WAITING
 
         for pod in pods:
-            self.server.say(pod, now, stored_evidence=9)
+            self.server.say(pod, now, stored_evidence=9, **self.more)
             self.server.wait(pod, waits, f"attempt {now}")
         port = self.server.wait(pods[0], lambda b: waits(b) and b.port is not None, "a port").port
         for i, pod in enumerate(pods):
             shape = world(port, nodes=nodes, rank=i, procs=self.procs)
-            self.server.say(pod, now, world=shape, stored_evidence=9)
+            self.server.say(pod, now, world=shape, stored_evidence=9, **self.more)
 
     def until_failed(self, pod: int = 1) -> None:
         """Wait until the launcher of `pod` told that a rank failed."""

@@ -49,8 +49,16 @@ def write(folder: Path, attempt: int, progress: Progress) -> None:
 def read(folder: Path, attempt: int) -> Progress | None:
     """The page that `attempt` wrote into `folder`; None when there is none, or none that can be read."""
     try:
-        with (folder / FILE).open("rb") as file:
-            page = json.loads(file.read(MAX_PAGE))
+        page = json.loads(content(folder / FILE, MAX_PAGE))
         return Progress.model_validate(page["progress"]) if page["attempt"] == attempt else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # a rank may write anything there; a beat without progress is still a beat
+
+
+def content(path: Path, limit: int) -> bytes:
+    """At most `limit` bytes of a file that anybody may have put there: a pipe is not waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -10,16 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch.distributed as dist
 
-from mlenv.ckpt import retain, things
-from mlenv.ckpt.errors import CheckpointError, ListingFailed, NothingToResume
+from mlenv import claim, record, rules
+from mlenv.ckpt import retain, seal, things
+from mlenv.ckpt.errors import CheckpointError, Misconfigured, NothingToResume
 from mlenv.cursor import Cursor
 from mlenv.data.errors import DataError
 from mlenv_api.exitcodes import ExitCode
+from mlenv_api.protocol import Checkpoint, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from mlenv.ckpt.restore import Start
+    from mlenv.ckpt.seal import Seal
     from mlenv.job import Job
 
 KEEP: Final = retain.Policy()
@@ -36,17 +41,19 @@ class Checkpoints:
 
     every_steps: int | None = None
     """One every so many steps, instead of by time."""
-    every_seconds: float = 300.0
+    every_seconds: float | None = None
+    """Where neither is said: as the job's spec.checkpoint says, or every 300 seconds."""
     folder: str | Path | None = None
-    """None: `checkpoints` beside the run's other files, which live as long as their pods."""
+    """None: on the job's shared volume (spec.checkpoint.spool). Without that `checkpoints` beside the run's
+    other files, which live as long as their pods."""
     per_node: bool | None = None
-    """Whether each node has a folder of its own. None: so it is without `folder`, from two nodes on."""
+    """Whether each node has a folder of its own. None: so it is in pods' own folders, from two nodes on."""
     keep: retain.Policy = KEEP
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
             raise ValueError(f"every_steps={self.every_steps}: at least 1")
-        if not self.every_seconds > 0:
+        if self.every_seconds is not None and not self.every_seconds > 0:
             raise ValueError(f"every_seconds={self.every_seconds}: more than 0")
 
 
@@ -87,6 +94,21 @@ class Pace:
         return due, max(1, min(2 * steps, int(rate * self._apart)))
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Where training begins, and from what."""
+
+    start: Start
+    words: str
+    """What it goes on from, or why it starts anew."""
+    metrics: Mapping[str, float | str]
+    """Of the checkpoint that it goes on from."""
+
+
+_spoken: Final[set[tuple[str, int]]] = set()
+"""(job, attempt) whose origin this process has settled. An attempt has one: that of its first Session."""
+
+
 class Keeper:
     """Takes the checkpoints of one Session; every rank has one, and all of them commit the same steps."""
 
@@ -100,35 +122,73 @@ class Keeper:
         self._say = say
         self._open = False
         self._living = {**living, **({"data": self.cursor} if self.cursor else {})}
-        self._every_steps = policy.every_steps
-        self._every_seconds = None if policy.every_steps else policy.every_seconds
-        per_node = job.num_nodes > 1 and policy.folder is None if policy.per_node is None else policy.per_node
-        self.folder: Final = _folder(policy, job, per_node=per_node)
+        found = rules.read(os.environ)
+        self._every_steps, self._every_seconds = found.interval(policy.every_steps, policy.every_seconds)
+        named = policy.folder is not None or found.spool is not None
+        per_node = job.num_nodes > 1 and not named if policy.per_node is None else policy.per_node
+        self._durable = named and not per_node
+        """Whether the folder outlives pods: then it being empty is no reason to forget a past."""
+        self.folder: Final = _folder(policy, job, found.spool, per_node=per_node)
         self._ck = Checkpointer(
             self.folder, keep=policy.keep, per_node=per_node, say=self._hear, **self._living
         )
+        # Launchers hear of the record at different moments; what counts is what rank 0's was told.
+        self._rules = self._ck.control.gather(found)[0]
+        self._first = (job.uid, job.attempt) not in _spoken
         self._pace = Pace(self._every_seconds, 0, 0.0)
         self._next_look = 0
+        self._orders = 0 if self._first else self._ordered()
 
-    def restore(self) -> Start:
-        """Go on from the newest checkpoint that can be used. Raises CheckpointError."""
-        start = self._ck.restore()
+    def begin(self) -> Begun:
+        """Go on from the newest usable checkpoint, once that is recorded. Raises CheckpointError."""
+        mine = self._rules if self._first else self._rules.later
+        start = self._ck.restore(since=mine.since if mine.known else None, ceiling=mine.ceiling)
+        own, lost = start.seal, ""
+        if own is None:
+            lost = mine.lost(self.folder, durable=self._durable)
+            if lost:
+                self._say(f"warning: {lost}")
+            if mine.source is not None:
+                start = self._ck.start_from(mine.source, mine.spec.resume.things)
+        if mine.known is not None and self._first:
+            claim.settle(self._job, self._ck.control, _origin(start, lost=bool(lost)), self._say)
+            _spoken.add((self._job.uid, self._job.attempt))
+        self._ck.heard = self._sealed
+        if own is not None:
+            self._sealed(own)
         self._open = True
         self._pace = Pace(self._every_seconds, start.step, time.monotonic())
         self._next_look = start.step + 1
-        return start
+        return Begun(start, self._words(start, mine), own.metrics if own else {})
 
-    def origin(self, start: Start) -> str:
-        """What training goes on from, or why it starts anew, in words."""
+    def _words(self, start: Start, mine: rules.Rules) -> str:
         if start.seal is None:
-            return f"fresh start at step 0 (no checkpoint in {self.folder})"
+            older = f" since attempt {mine.since}" if mine.since > 1 else ""
+            return f"fresh start at step 0 (no checkpoint in {self.folder}{older})"
+        if start.step == 0 and mine.source is not None:
+            taken = ", ".join(mine.spec.resume.things) or "all but data"
+            return f"starts at step 0 from {mine.source} ({taken})"
         passed = "".join(f"; {one.name} is passed over: {one.why}" for one in start.passed)
         world = "" if start.same_world else f", saved by {start.seal.world.size} rank(s)"
         remark = self.cursor.remark if self.cursor else ""
         return (
             f"goes on from step {start.step}, saved by attempt {start.seal.attempt}{world} "
-            f"({self.folder / start.seal.folder}){passed}{remark}"
+            f"({self.folder / start.seal.folder}){passed}{_missed(start, mine)}{remark}"
         )
+
+    def _sealed(self, whole: Seal) -> None:
+        """Have the launcher tell; without one, or where it cannot be written, nobody hears of it for now."""
+        if self._job.local_rank != 0 or self._rules.known is None:
+            return
+        told = record.Told(attempt=self._job.attempt, sealed=_identity(whole, seal.digest(whole)))
+        with contextlib.suppress(OSError):
+            record.write(self._job.run_dir, record.SEALED, told)
+            record.poke(self._job.run_dir, self._job.attempt)
+
+    def _ordered(self) -> int:
+        """How many checkpoints the operator has ordered."""
+        said = record.stored(self._job.run_dir, self._job.attempt) if self._rules.known else None
+        return said.orders if said else 0
 
     @property
     def resumed(self) -> bool:
@@ -171,6 +231,9 @@ class Keeper:
     def _look(self, step: int, *, told: bool) -> tuple[bool, bool]:
         """(due by time, told to stop), the same on all ranks."""
         due, gap = self._pace.look(step, time.monotonic()) if self._job.main else (False, 0)
+        if self._job.main and (orders := self._ordered()) > self._orders:
+            self._orders, due = orders, True
+            self._say(f"the operator ordered a checkpoint: it is that of step {step}")
         by_time, stop, gap, most, least = self._ck.control.most([due, told, gap, step, -step])
         if most != -least:
             raise RuntimeError(
@@ -209,14 +272,38 @@ def give_up(error: CheckpointError) -> SystemExit:
     """
     sys.stderr.write(f"mlenv: {error}\n")
     sys.stderr.flush()
-    passing = isinstance(error, ListingFailed) or not isinstance(error, NothingToResume)
+    passing = not isinstance(error, NothingToResume | Misconfigured)
     return SystemExit(ExitCode.RETRY if passing else ExitCode.DO_NOT_RETRY)
 
 
-def _folder(policy: Checkpoints, job: Job, *, per_node: bool) -> Path:
+def _identity(whole: Seal, digest: str, step: int | None = None) -> Checkpoint:
+    return Checkpoint(attempt=max(1, whole.attempt), step=whole.step if step is None else step, digest=digest)
+
+
+def _origin(start: Start, *, lost: bool) -> Origin:
+    """What is proposed. Of another run's checkpoint the digest, at step 0: steps count from here."""
+    if start.seal is None or start.digest is None:
+        return Origin(lost=lost)
+    return Origin(checkpoint=_identity(start.seal, start.digest, start.step), lost=lost)
+
+
+def _missed(start: Start, mine: rules.Rules) -> str:
+    past = mine.known.expected if mine.known else None
+    bounded = past is not None and mine.ceiling is not None and past.step > mine.ceiling
+    if past is None or bounded or past.step <= start.step:
+        return ""
+    return f"; that of step {past.step} of attempt {past.attempt}, which is recorded, is not to be had here"
+
+
+def _folder(policy: Checkpoints, job: Job, spool: Path | None, *, per_node: bool) -> Path:
     """The same for all ranks that share one: outside of a launcher each would name its run differently."""
     if policy.folder is not None:
         return Path(policy.folder).absolute()
+    if spool is not None:
+        # The mount must be there: this job's own folder on it is ours to make, and all ranks may try.
+        with contextlib.suppress(OSError):
+            spool.mkdir(exist_ok=True)
+        return (spool / FOLDER).absolute()
     found = [str((job.run_dir / FOLDER).absolute())]
     if not per_node and job.world_size > 1 and dist.is_initialized():
         dist.broadcast_object_list(found, src=0)

@@ -190,15 +190,15 @@ class Session:
         assert self._policy is not None
         try:
             self._keeper = resume.Keeper(self._policy, self.job, self._things, self._tracker.say)
-            start = self._keeper.restore()
+            begun = self._keeper.begin()
         except CheckpointError as error:
             self._tracker.close()
             raise resume.give_up(error) from error
+        start = begun.start
         self.step = self._start = start.step
         self.samples, self.epoch = start.samples, start.epoch
-        if start.seal is not None:
-            self._past = {name: float(value) for name, value in start.seal.metrics.items()}
-        return self._keeper.origin(start)
+        self._past = {name: float(value) for name, value in begun.metrics.items()}
+        return begun.words
 
     def _facts(self) -> dict[str, Any]:
         metrics = {**_numbers_of(self._committed), **self._logged}

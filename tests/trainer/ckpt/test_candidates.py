@@ -43,6 +43,17 @@ def test_a_ceiling_bounds_all() -> None:
     assert steps([[found(whole(3)), found(whole(5))]], ceiling=4) == [(3, 1)]
 
 
+def test_a_ceiling_of_0_is_a_new_start() -> None:
+    assert choose([[found(whole(3))]], job="uid", ceiling=0).empty
+
+
+def test_what_was_saved_before_a_new_start_is_as_if_it_were_not_there() -> None:
+    bad = Found(names.folder(9, 1), 9, 1, None, "", "it was cut off", finished=True)
+    listed = [bad, found(whole(5, 1)), found(whole(3, 2))]
+    assert steps([listed], since=2) == [(3, 2)]
+    assert choose([listed], job="uid", since=3).empty
+
+
 def test_sealed_anywhere_is_sealed_and_sealed_nowhere_is_not() -> None:
     one, two = whole(3), whole(4)
     choice = choose([[found(one)], [found(one, finished=False), found(two, finished=False)]], job="uid")

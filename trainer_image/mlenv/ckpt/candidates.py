@@ -68,16 +68,25 @@ class Assembly:
 
 
 def choose(
-    listings: Sequence[Sequence[Found]], *, job: str, ceiling: int | None = None, only: str | None = None
+    listings: Sequence[Sequence[Found]],
+    *,
+    job: str,
+    since: int = 1,
+    ceiling: int | None = None,
+    only: str | None = None,
 ) -> Choice:
     """Order what all folders list: by step, then attempt, the newest first.
 
-    `ceiling` is a step that nothing newer may be used than; `only` the digest of the one that may be used.
+    What attempts before `since` saved is not looked at, as if it were not there. `ceiling` is a step that
+    nothing newer may be used than (0 is back to the beginning: then nothing is, and training starts anew);
+    `only` the digest of the one that may be used.
     """
     choice = Choice()
     known: dict[str, list[tuple[int, Found]]] = {}
     for number, listing in enumerate(listings):
         for found in listing:
+            if found.attempt < since or ceiling == 0:
+                continue
             if found.seal is None:
                 if found.finished:
                     choice.refusals.append(Refusal(found.name, found.refusal))

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from mlenv import __version__, state
 from mlenv import job as jobs
-from mlenv.ckpt import durable, failpoints, group, listing, retain, rng, seal, things, writer
+from mlenv.ckpt import durable, failpoints, group, listing, retain, rng, seal, things, warm, writer
 from mlenv.ckpt.errors import CheckpointError, ListingFailed
 from mlenv.ckpt.place import Place
 from mlenv.ckpt.restore import Restore, Start
@@ -94,24 +94,43 @@ class Checkpointer:
         self._attempt: int | None = None
         self._parent: str | None = None
         self._running_from: str | None = None
+        self._bounds: tuple[int, int | None] = (1, None)
+        self.heard: Callable[[seal.Seal], None] = lambda _: None
+        """Told of each seal, on every rank, by the thread that wrote it."""
         self._make_folder()
 
-    def restore(self, *, past: bool = False, ceiling: int | None = None, only: str | None = None) -> Start:
+    def restore(
+        self,
+        *,
+        past: bool = False,
+        since: int | None = None,
+        ceiling: int | None = None,
+        only: str | None = None,
+    ) -> Start:
         """Go on from the newest checkpoint that is whole and fits; at step 0 when there never was one.
 
         Older ones are tried when a newer one is damaged, and it is said why. `past`: it is known that there
-        was a checkpoint, so an empty folder is an error. `ceiling`: use nothing newer than this step. `only`:
-        the digest of the one to use. Raises ListingFailed, NothingToResume: never starts afresh because
-        something could not be read.
+        was a checkpoint, so an empty folder is an error. `since`: use nothing that an older attempt saved;
+        there is a record then, and attempts have its numbers. `ceiling`: use nothing newer than this step.
+        `only`: the digest of the one to use. Raises ListingFailed, NothingToResume: never starts afresh
+        because something could not be read.
         """
         found = Restore(self._groups, self._living, self._job.uid, self._tell).run(
-            past=past, ceiling=ceiling, only=only
+            past=past, since=since or 1, ceiling=ceiling, only=only
         )
-        self._attempt = max(self._job.attempt, found.newest_attempt + 1)
+        # A number that no other run has written under; by a record, that is the attempt's own.
+        self._attempt = max(self._job.attempt, found.newest_attempt + (since is None))
+        self._bounds = (since or 1, ceiling)
         self._parent = self._running_from = found.start.digest
         if found.loader is not None:
             found.loader.generators(self._job.seed)
         return found.start
+
+    def start_from(self, folder: Path, wanted: tuple[str, ...]) -> Start:
+        """Take things of another run's checkpoint, and begin at step 0; see `warm.start`. After `restore`."""
+        start = warm.start(self._groups, self._living, folder, wanted, self._tell)
+        self._parent = start.digest
+        return start
 
     def commit(self, step: int, **facts: Any) -> bool:
         """Say that optimizer step number `step` (counted from 1) is done; whether a save was begun.
@@ -219,6 +238,7 @@ class Checkpointer:
             self._parent = seal.digest(self.sealed)
             self.stats.saved += 1
             self.stats.failed_in_a_row = 0
+            self.heard(self.sealed)
             self._retain()
         self.stats.writing += time.monotonic() - began
 
@@ -243,11 +263,17 @@ class Checkpointer:
         place = self._groups.place
         if place.rank != 0:
             return ()
-        kept = [kept_of(found) for found in listing.read(place.folder) if found.seal and found.finished]
+        # What may not be resumed from stays, and is not counted: the newest of what may would go for it.
+        kept = [kept_of(one) for one in listing.read(place.folder) if one.seal and self._counts(one)]
         chosen = retain.plan(kept, self._keep, running_from=self._running_from)
         if chosen.over:
             self._tell(f"checkpoints exceed their budget by {chosen.over} bytes: what is left may not go")
         return chosen.delete
+
+    def _counts(self, one: listing.Found) -> bool:
+        since, ceiling = self._bounds
+        newer = ceiling is not None and one.step > ceiling and one.attempt < (self._attempt or 0)
+        return one.finished and one.attempt >= since and not newer
 
     def _delete(self, surplus: tuple[str, ...]) -> None:
         place = self._groups.place

@@ -31,6 +31,14 @@ class NothingToResume(CheckpointError):
     """There is a past, and none of its checkpoints can be used. The message lists each with its reason."""
 
 
+class NotRecorded(CheckpointError):
+    """Somebody else speaks for this attempt, and it runs from something else."""
+
+
+class Misconfigured(CheckpointError):
+    """What the job says about checkpoints cannot be obeyed: for a person, not for another attempt."""
+
+
 class StateInvalid(CheckpointError):
     """Something to be saved holds what a checkpoint cannot keep."""
 

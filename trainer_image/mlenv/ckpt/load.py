@@ -46,11 +46,21 @@ class Loader:
     """One checkpoint, about to be put into `living`; asks no other rank for anything."""
 
     def __init__(
-        self, folder: Path, whole: Seal, living: Mapping[str, Any], *, copy: int, rank: int, world: int
+        self,
+        folder: Path,
+        whole: Seal,
+        living: Mapping[str, Any],
+        *,
+        copy: int,
+        rank: int,
+        world: int,
+        ignored: frozenset[str] | None = frozenset(),
     ) -> None:
         self._seal = whole
         self._living = living
         self._rank = rank
+        self._ignored = ignored
+        """Things of the checkpoint that are not wanted; None: all that are not given."""
         self.same_world = whole.world.size == world
         """Whether what single ranks had can be given back to them."""
         self._sealed = {one.name: one for one in whole.tensors}
@@ -103,6 +113,7 @@ class Loader:
     def _compatible(self, state: things.State) -> None:
         known = {*self._state["common"], *self._private()["trees"]}
         given = {name for name, thing in self._living.items() if name in state.trees}
+        known -= known - given if self._ignored is None else self._ignored
         words = [f"{name}: in the checkpoint, not given now" for name in sorted(known - given)]
         words += [f"{name}: given now, not in the checkpoint" for name in sorted(given - known)]
         present = {

@@ -45,26 +45,33 @@ class Restore:
     """One search for the past. Every rank takes part in every step."""
 
     def __init__(
-        self, groups: Groups, living: Mapping[str, Any], job: str, tell: Callable[[str], None]
+        self,
+        groups: Groups,
+        living: Mapping[str, Any],
+        job: str,
+        tell: Callable[[str], None],
+        *,
+        ignored: frozenset[str] | None = frozenset(),
     ) -> None:
         self._place = groups.place
         self._control = groups.control
         self._living = living
         self._job = job
         self._tell = tell
+        self._ignored = ignored
 
-    def run(self, *, past: bool, ceiling: int | None, only: str | None) -> Restored:
+    def run(self, *, past: bool, since: int, ceiling: int | None, only: str | None) -> Restored:
         """Raises ListingFailed, NothingToResume and other CheckpointErrors."""
         listings = self._list()
         newest = max((one.attempt for listed in listings for one in listed), default=0)
-        choice = candidates.choose(listings, job=self._job, ceiling=ceiling, only=only)
+        choice = candidates.choose(listings, job=self._job, since=since, ceiling=ceiling, only=only)
         if choice.empty and not past:
             self._tell(f"no checkpoint in {self._place.folder}: a fresh start at step 0")
             return Restored(Start(), newest, None)
         passed = list(choice.refusals)
         for candidate in choice.candidates:
             try:
-                loader = self._try(candidate)
+                loader = self.take(candidate)
             except TogetherFailed as error:
                 passed.append(candidates.Refusal(candidate.seal.folder, str(error)))
                 self._tell(f"{candidate.seal.folder} is passed over: {error}")
@@ -105,8 +112,8 @@ class Restore:
 
     # -- one candidate
 
-    def _try(self, candidate: Candidate) -> load.Loader:
-        """Raises TogetherFailed on all ranks when any of them cannot use it."""
+    def take(self, candidate: Candidate) -> load.Loader:
+        """Verify, bring and load it. Raises TogetherFailed on all ranks when any of them cannot use it."""
         place, whole = self._place, candidate.seal
         self._control.together("naming", lambda: self._finish(candidate))
         reports = self._control.together("verifying", lambda: self._verify(whole))
@@ -151,7 +158,9 @@ class Restore:
     def _load(self, whole: Seal, copy: int) -> load.Loader:
         place = self._place
         folder = place.path(whole.step, whole.attempt)
-        loader = load.Loader(folder, whole, self._living, copy=copy, rank=place.rank, world=place.world)
+        loader = load.Loader(
+            folder, whole, self._living, copy=copy, rank=place.rank, world=place.world, ignored=self._ignored
+        )
         loader.run()
         return loader
 

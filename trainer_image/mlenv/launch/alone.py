@@ -8,10 +8,14 @@ from mlenv_api.protocol import Answer, LauncherPhase, Order, World
 
 if TYPE_CHECKING:
     from mlenv.launch.core import State
+    from mlenv_api.protocol import Origin
 
 
-def answer(state: State, procs: int, address: str) -> Answer:
-    """What an operator with this launcher as its only pod would answer to `state`."""
+def answer(state: State, procs: int, address: str, proposed: Origin | None = None) -> Answer:
+    """What an operator with this launcher as its only pod would answer to `state`.
+
+    What rank 0 proposes to run from is the record: there is nobody else who could speak for this attempt.
+    """
     over = state.phase in (LauncherPhase.SUCCEEDED, LauncherPhase.FAILED)
     world = None
     if state.port is not None:
@@ -23,5 +27,7 @@ def answer(state: State, procs: int, address: str) -> Answer:
         attempt=1,
         order=Order.STOP if over else Order.RUN,
         world=world,
+        since_attempt=1,
+        origin=proposed,
         stored_evidence=state.sequence,
     )

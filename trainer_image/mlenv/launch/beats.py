@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from mlenv import __version__, page
+from mlenv import __version__, page, record
 from mlenv.launch import core
 from mlenv.launch.events import Answered, Say
 from mlenv.launch.route import Route
@@ -28,6 +28,10 @@ QUIET_FAILURES: Final = 3
 """A beat may be lost now and then; from here on the log says so."""
 REPEAT_SECONDS: Final = 300.0
 """How often the same trouble is worth a line."""
+
+
+PENDING_SECONDS: Final = 0.25
+"""How often to ask while rank 0 waits for the record; a nudge, where one gets through, comes before."""
 
 
 class Beats(threading.Thread):
@@ -83,23 +87,25 @@ class Beats(threading.Thread):
     def _beat(self) -> float:
         state = self._state
         progress = page.read(self._run_dir, state.attempt) if self._run_dir else None
-        beat = core.beat(state, datetime.now(UTC), progress, __version__, self._nudge_port)
+        told = record.told(self._run_dir, state.attempt) if self._run_dir else None
+        beat = core.beat(state, datetime.now(UTC), progress, __version__, self._nudge_port, told=told)
         try:
             reply = self._wire.post(self._route.target, encode(beat))
         except (OSError, http.client.HTTPException, ValueError) as error:
             return self._failed(f"{type(error).__name__}: {error}")
-        return self._replied(reply)
+        waits = beat.origin is not None and state.origin is None
+        return self._replied(reply, waits=waits)
 
-    def _replied(self, reply: Reply) -> float:
+    def _replied(self, reply: Reply, *, waits: bool) -> float:
         if reply.status == 200:
-            return self._answered(reply.body)
+            return self._answered(reply.body, waits=waits)
         if reply.status == 421:
             self._route = self._route.misdirected(_leader(reply.body))
             return self._route.delay(random.random())  # noqa: S311  (jitter)
         text = reply.body[:300].decode(errors="replace")
         return self._failed(f"HTTP {reply.status} {text}", reply.retry_after)
 
-    def _answered(self, body: bytes) -> float:
+    def _answered(self, body: bytes, *, waits: bool) -> float:
         try:
             answer = Answer.model_validate_json(body)
         except ValueError as error:
@@ -109,7 +115,8 @@ class Beats(threading.Thread):
         self._route = self._route.answered()
         self._said = ("", 0.0)
         self._tell(Answered(answer))
-        return answer.next_beat_seconds
+        waits = waits and answer.origin is None
+        return min(answer.next_beat_seconds, PENDING_SECONDS) if waits else answer.next_beat_seconds
 
     def _failed(self, why: str, wish: float = 0.0) -> float:
         where = self._route.target

@@ -13,6 +13,8 @@ from mlenv_api import names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mlenv.record import Known
+
 KILL_MARGIN: Final = 2.0
 """Seconds before the kubelet's SIGKILL at which the launcher sends its own, to have time to report."""
 NO_LIMIT: Final = 1 << 60
@@ -175,6 +177,8 @@ def rank_env(
     }
     if config.run_dir:
         env[names.ENV_RUN_DIR] = str(config.run_dir)
+        if shape.known is not None:
+            env[names.ENV_RESUME] = shape.known.model_dump_json(by_alias=True, exclude_none=True)
     return env
 
 
@@ -188,3 +192,5 @@ class RankShape:
     master_addr: str
     master_port: int
     cpus: int
+    known: Known | None = None
+    """What its ranks are told of the past."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from mlenv import record
 from mlenv.launch.events import (
     Answered,
     Beat,
@@ -80,6 +81,13 @@ class State:
     """The newest attempt ordered."""
     world: protocol.World | None = None
     """The world of `target`, once given."""
+    known: record.Known | None = None
+    """What the newest answer for `target` says of the past; None while the operator keeps no record."""
+    origin: protocol.Origin | None = None
+    """What the ranks of `target` run from, as stored."""
+    order: Order = Order.RUN
+    orders: int = 0
+    """How often a checkpoint was ordered in `target`: an order that is repeated is one."""
     phase: LauncherPhase = LauncherPhase.WAITING
     store: int = 0
     """Which store this is; every attempt has its own."""
@@ -118,8 +126,11 @@ def beat(
     progress: protocol.Progress | None,
     version: str,
     nudge_port: int | None = None,
+    *,
+    told: record.Told | None = None,
 ) -> protocol.Beat:
-    """What to tell the operator about `state`."""
+    """What to tell the operator about `state`; `told` is what its ranks say."""
+    told = told or record.Told(attempt=state.attempt)
     return protocol.Beat(
         protocol=protocol.PROTOCOL,
         launcher=version,
@@ -129,9 +140,18 @@ def beat(
         port=state.port,
         nudge_port=nudge_port,
         progress=progress,
+        sealed=told.sealed,
+        origin=told.origin if state.first_rank == 0 else None,
         evidence=state.evidence,
         time=now,
     )
+
+
+def stored(state: State) -> record.Stored | None:
+    """What the ranks of the newest attempt are to know; None before there is one."""
+    if state.target == 0:
+        return None
+    return record.Stored(attempt=state.target, origin=state.origin, orders=state.orders)
 
 
 def _take(state: State, event: Event) -> tuple[State, Commands]:
@@ -170,10 +190,27 @@ def _answered(state: State, answer: protocol.Answer) -> tuple[State, Commands]:
         term=answer.term,
         target=answer.attempt,
         world=answer.world or (state.world if same else None),
+        known=_known(answer),
+        origin=answer.origin or (state.origin if same else None),
+        order=answer.order,
+        orders=_orders(state, answer) if same else int(answer.order is Order.CHECKPOINT),
         evidence=tuple(e for e in state.evidence if e.sequence > answer.stored_evidence),
         leaving=state.leaving or _LEAVE.get(answer.order),
     )
     return state, said
+
+
+def _known(answer: protocol.Answer) -> record.Known | None:
+    if "since_attempt" not in answer.model_fields_set:
+        return None  # an operator of before there was a record: nobody would ever store what ranks propose
+    return record.Known(
+        past=answer.past, ceiling_step=answer.ceiling_step, since_attempt=answer.since_attempt
+    )
+
+
+def _orders(state: State, answer: protocol.Answer) -> int:
+    rises = answer.order is Order.CHECKPOINT and state.order is not Order.CHECKPOINT
+    return state.orders + rises
 
 
 _LEAVE: Final = {Order.STOP: Leaving.STOP, Order.DRAIN: Leaving.DRAIN}
@@ -315,7 +352,7 @@ def _start(state: State, commands: Commands) -> tuple[State, Commands]:
         first_rank=world.node_rank * procs,
         live=frozenset(range(procs)),
     )
-    return state, (*commands, Beat(), Start(state.attempt, world))
+    return state, (*commands, Beat(), Start(state.attempt, world, state.known))
 
 
 def shell_code(code: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from mlenv.record import Known
     from mlenv_api.protocol import Answer, World
 
 
@@ -79,6 +80,8 @@ class Start:
 
     attempt: int
     world: World
+    known: Known | None = None
+    """What they are told of the past; None: there is no record, and nothing is proposed or waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlenv import record
 from mlenv.launch import alone, config, core, procs
 from mlenv.launch.beats import Beats
 from mlenv.launch.children import CannotStartError, Child, Pipes, attach, spawn, writer
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 RESTART_STORE: Final = "restart-store"
 LISTEN: Final = "listen"
+HEAR_RANKS: Final = "hear-ranks"
 RESTART_FORKS: Final = "restart-fork-server"
 START_ANYWAY: Final = "start-anyway"
 IMPORT_SECONDS: Final = 30.0
@@ -75,6 +77,9 @@ class Loop:
         self._wake_read, self._wake_write = socket.socketpair()
         self._beats: Beats | None = None
         self._nudges: Nudges | None = None
+        self._pokes = Nudges(self._pipes.selector, "127.0.0.1")
+        """From ranks that wrote a page which matters."""
+        self._written: record.Stored | None = None
         self._stores: Stores | None = None
         self._forks: ForkServer | None = None
         self._waiting: Start | None = None
@@ -110,6 +115,7 @@ class Loop:
         if cfg.run_dir:
             try:
                 cfg.run_dir.mkdir(parents=True, exist_ok=True)
+                record.clear(cfg.run_dir)
             except OSError as error:
                 self._say(f"no progress will be told: {cfg.run_dir} cannot be made ({error})")
         if cfg.urls:
@@ -154,20 +160,22 @@ class Loop:
         for key, _ in self._pipes.selector.select(None if first is None else max(0.0, first - now)):
             if key.data is None:
                 self._woken()
-            elif key.data is self._nudges:
-                self._nudged()
+            elif isinstance(key.data, Nudges):
+                self._nudged(key.data)
             elif key.data.fd >= 0:  # what another event of this round has not closed
                 self._pipes.pump(key.data)
         if self._waiting and self._forks and not self._forks.importing:
             self._start_waiting()
         self._ring()
 
-    def _nudged(self) -> None:
-        assert self._nudges is not None
-        assert self._beats is not None
-        self._nudges.heard()
-        self._timers[LISTEN] = time.monotonic() + DEAF_SECONDS
-        self._beats.post(self._state, now=True)
+    def _nudged(self, nudges: Nudges) -> None:
+        nudges.heard()
+        listen = HEAR_RANKS if nudges is self._pokes else LISTEN
+        self._timers[listen] = time.monotonic() + DEAF_SECONDS
+        if self._beats:
+            self._beats.post(self._state, now=True)
+        else:
+            self._answer_myself()
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -209,6 +217,10 @@ class Loop:
                 self._stores.start()
             elif name == LISTEN and self._nudges:
                 self._nudges.listen()
+            elif name == HEAR_RANKS:
+                self._pokes.listen()
+                if not self._beats:
+                    self._answer_myself()
             elif name == RESTART_FORKS and self._forks:
                 self._forks.start()
             elif name == START_ANYWAY:
@@ -223,16 +235,33 @@ class Loop:
             self._state, commands = core.step(self._setup, self._state, self._events.popleft())
             if self._beats:
                 self._beats.post(self._state, now=any(isinstance(c, Beat) for c in commands))
+            self._write_record()
             for command in commands:
                 self._do(command)
             if not self._cfg.urls:
                 self._answer_myself()
 
     def _answer_myself(self) -> None:
-        answer = alone.answer(self._state, self._cfg.procs, self._cfg.address)
+        run_dir = self._cfg.run_dir
+        proposed = record.told(run_dir, self._state.attempt).origin if run_dir else None
+        answer = alone.answer(self._state, self._cfg.procs, self._cfg.address, proposed)
         if answer != self._local:
             self._local = answer
             self._events.append(Answered(answer))
+
+    def _write_record(self) -> None:
+        """What ranks wait for; where the disk does not take it, the next answer tries again."""
+        wanted = core.stored(self._state)
+        if wanted is None or self._cfg.run_dir is None:
+            return
+        wanted = wanted.model_copy(update={"port": self._pokes.port})
+        if wanted == self._written:
+            return
+        try:
+            record.write(self._cfg.run_dir, record.STORED, wanted)
+            self._written = wanted
+        except OSError as error:
+            self._say(f"ranks are not told what is stored: {self._cfg.run_dir} takes no file ({error})")
 
     def _do(self, command: Command) -> None:
         match command:
@@ -297,6 +326,7 @@ class Loop:
             world.master_addr,
             world.master_port,
             config.cpus(),
+            command.known,
         )
         self._say(
             f"attempt {command.attempt}: node {world.node_rank} of {world.num_nodes}, "

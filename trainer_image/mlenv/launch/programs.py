@@ -33,6 +33,7 @@ PER_RANK: Final = frozenset(
         names.ENV_NUM_NODES,
         names.ENV_NUM_PROC_PER_NODE,
         names.ENV_RUN_DIR,
+        names.ENV_RESUME,
     }
 )
 """Variables that nothing reads before a program runs; any other one may act when a process starts."""

@@ -1,0 +1,124 @@
+"""The record's pages and rules, without processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rig import world
+
+from mlenv import record, rules
+from mlenv.ckpt.errors import Misconfigured, NothingToResume
+from mlenv_api.protocol import Checkpoint, LauncherPhase, Origin
+
+if TYPE_CHECKING:
+    from rig import Rig, Server
+
+ONE = Checkpoint(attempt=2, step=7, digest="b" * 64)
+FINE = {"attempt": 2, "step": 7, "digest": "b" * 64}
+
+
+class TestPages:
+    def test_what_is_written_is_read_by_its_own_attempt(self, tmp_path: Path) -> None:
+        record.write(tmp_path, record.SEALED, record.Told(attempt=3, sealed=ONE))
+        record.write(tmp_path, record.ORIGIN, record.Told(attempt=3, origin=Origin(lost=True)))
+        record.write(tmp_path, record.STORED, record.Stored(attempt=3, orders=2, port=9))
+        assert record.told(tmp_path, 3) == record.Told(attempt=3, sealed=ONE, origin=Origin(lost=True))
+        assert record.told(tmp_path, 4) == record.Told(attempt=4)
+        assert record.stored(tmp_path, 3) == record.Stored(attempt=3, orders=2, port=9)
+        assert record.stored(tmp_path, 2) is None
+        record.clear(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "page",
+        [
+            "",
+            "null",
+            "{nonsense",
+            "[" * 4000,
+            json.dumps({"attempt": "3", "sealed": FINE}),
+            json.dumps({"attempt": 3, "sealed": {**FINE, "digest": "B" * 64}}),
+            json.dumps({"attempt": 3, "sealed": {**FINE, "step": "7"}}),
+            json.dumps({"attempt": 3, "sealed": {**FINE, "step": -1}}),
+            json.dumps({"attempt": 3, "sealed": {**FINE, "step": 10**30}}),
+            json.dumps({"attempt": 3, "sealed": {**FINE, "attempt": 4}}),
+            json.dumps({"attempt": 3, "sealed": FINE, "more": "x" * 5000}),
+        ],
+    )
+    def test_nonsense_is_nothing(self, tmp_path: Path, page: str) -> None:
+        (tmp_path / record.SEALED).write_text(page)
+        (tmp_path / record.ORIGIN).write_text(page)
+        assert record.told(tmp_path, 3) == record.Told(attempt=3)
+
+    def test_neither_a_pipe_nor_a_folder_holds_up_the_reader(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / record.SEALED)
+        (tmp_path / record.ORIGIN).mkdir()
+        assert record.told(tmp_path, 3) == record.Told(attempt=3)
+
+    def test_a_beat_without_them_is_still_a_beat(self, rig: Rig, server: Server) -> None:
+        launcher = rig.launch("sleep", "600", urls=server.url)
+        server.say("p0", 1, next_beat_seconds=30)
+        server.wait("p0", lambda b: b.phase is LauncherPhase.WAITING and b.attempt == 1, "waiting")
+        os.mkfifo(launcher.run_dir / record.ORIGIN)
+        (launcher.run_dir / record.SEALED).write_text("{nonsense")
+        server.say("p0", 1, world=world())
+        server.wait("p0", lambda b: b.attempt == 1, "a beat")
+        sealed = ONE.model_copy(update={"attempt": 1})
+        record.write(launcher.run_dir, record.SEALED, record.Told(attempt=1, sealed=sealed))
+        record.poke(launcher.run_dir, 1)
+        server.wait("p0", lambda b: b.sealed == sealed and b.origin is None, "the seal")
+        assert server.errors == []
+
+    def test_a_poke_that_nobody_hears_is_no_error(self, tmp_path: Path) -> None:
+        record.poke(tmp_path, 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        record.write(tmp_path, record.STORED, record.Stored(attempt=1, port=port))
+        record.poke(tmp_path, 1)
+
+
+def read(known: dict[str, Any] | None = None, spec: dict[str, Any] | None = None) -> rules.Rules:
+    env = {"MLENV_RESUME": json.dumps(known)} if known is not None else {}
+    return rules.read(env | ({"MLENV_CHECKPOINT": json.dumps(spec)} if spec is not None else {}))
+
+
+class TestRules:
+    def test_what_the_program_says_wins(self) -> None:
+        by_steps, by_time = read(spec={"intervalSteps": 5}), read(spec={"intervalSeconds": 60})
+        assert by_steps.interval(None, None) == (5, None)
+        assert by_steps.interval(None, 9.0) == (None, 9.0)
+        assert by_time.interval(None, None) == (None, 60.0)
+        assert by_time.interval(3, None) == (3, None)
+        assert read().interval(None, None) == (None, 300.0)
+
+    def test_a_past_is_forgotten_only_where_that_is_accepted(self) -> None:
+        known = read({"past": FINE})
+        with pytest.raises(NothingToResume, match="of attempt 2 at step 7 is recorded for this job, but /f"):
+            known.lost(Path("/f"), durable=True)
+        assert "7 steps are lost" in known.lost(Path("/f"), durable=False)
+        with pytest.raises(NothingToResume, match="that of step 7 went with its pods"):
+            read({"past": FINE}, {"resume": {"policy": "Required"}}).lost(Path("/f"), durable=False)
+
+    @pytest.mark.parametrize(
+        "known", [None, {}, {"past": FINE, "sinceAttempt": 3}, {"past": FINE, "ceilingStep": 0}]
+    )
+    def test_where_a_new_start_is_meant_nothing_is_lost(self, known: dict[str, Any] | None) -> None:
+        assert read(known).lost(Path("/f"), durable=True) == ""
+
+    def test_a_second_session_keeps_bounds_and_has_no_past(self) -> None:
+        spec = {"intervalSteps": 5, "resume": {"policy": "From", "from": "/x"}}
+        later = read({"past": FINE, "sinceAttempt": 2, "ceilingStep": 9}, spec).later
+        assert (later.since, later.ceiling, later.source) == (2, 9, None)
+        assert later.lost(Path("/f"), durable=True) == ""
+        assert later.interval(None, None) == (5, None)
+
+    def test_what_cannot_be_obeyed_is_for_a_person(self) -> None:
+        for env in ({"MLENV_RESUME": "{"}, {"MLENV_CHECKPOINT": '{"resume":{"policy":"Maybe"}}'}):
+            with pytest.raises(Misconfigured, match="makes no sense"):
+                rules.read(env)

@@ -1,0 +1,108 @@
+"""What the job and its record say about checkpoints. Pure, but for the environment that is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlenv.ckpt.errors import Misconfigured, NothingToResume
+from mlenv.record import Known
+from mlenv_api import names
+from mlenv_api.trainingjob import CheckpointSpec, ResumePolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECONDS: Final = 300.0
+OVER: Final = "spec.checkpoint.resume.policy: Never starts over"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for a Session of this program."""
+
+    known: Known | None = None
+    """None where no launcher keeps a record: then nothing is proposed or waited for."""
+    spec: CheckpointSpec = field(default_factory=CheckpointSpec)
+    spool: Path | None = None
+    """A shared folder of this job's own."""
+
+    def interval(self, steps: int | None, seconds: float | None) -> tuple[int | None, float | None]:
+        """Every so many steps, or seconds: as the program says, else as the job does."""
+        if steps is None and seconds is None:
+            steps, seconds = self.spec.interval_steps, self.spec.interval_seconds
+        return (steps, None) if steps is not None else (None, float(seconds or SECONDS))
+
+    @property
+    def since(self) -> int:
+        """The first attempt whose checkpoints count."""
+        return self.known.since_attempt if self.known else 1
+
+    @property
+    def ceiling(self) -> int | None:
+        """Nothing newer may be resumed from."""
+        return self.known.ceiling_step if self.known else None
+
+    @property
+    def later(self) -> Rules:
+        """What holds for a second Session in one program, which has a past of its own, or none."""
+        known = Known(since_attempt=self.since, ceiling_step=self.ceiling) if self.known else None
+        return Rules(known, self.spec.model_copy(update={"resume": CheckpointSpec().resume}), self.spool)
+
+    @property
+    def source(self) -> Path | None:
+        """The checkpoint to start from where there is none of our own."""
+        resume = self.spec.resume
+        return Path(resume.from_ or "") if resume.policy is ResumePolicy.FROM else None
+
+    def lost(self, folder: Path, *, durable: bool) -> str:
+        """No checkpoint of ours is in `folder`: what that costs, in words; empty when nothing is lost.
+
+        Raises NothingToResume when training may not begin anew.
+        """
+        past = self.known.expected if self.known else None
+        if past is not None and durable:
+            raise NothingToResume(
+                f"the checkpoint {past.digest[:12]} of attempt {past.attempt} at step {past.step} is "
+                f"recorded for this job, but {folder} holds none: it was emptied, or is another folder. Put "
+                f"it back; {OVER}"
+            )
+        if self.spec.resume.policy is ResumePolicy.REQUIRED:
+            why = f"; that of step {past.step} went with its pods" if past else ""
+            raise NothingToResume(
+                f"spec.checkpoint.resume.policy: Required, and {folder} holds no checkpoint{why}. Put one "
+                "there, or set another policy"
+            )
+        if past is None:
+            return ""
+        return (
+            f"the checkpoints of this job went with their pods: {past.step} steps are lost. A shared volume "
+            "in spec.checkpoint.spool keeps them, and resume.policy: Required fails the job instead"
+        )
+
+
+def read(env: Mapping[str, str]) -> Rules:
+    """The rules in `env`. Raises Misconfigured."""
+    return Rules(_known(env.get(names.ENV_RESUME)), _spec(env.get(names.ENV_CHECKPOINT)), _spool(env))
+
+
+def _known(text: str | None) -> Known | None:
+    try:
+        return Known.model_validate_json(text) if text else None
+    except ValueError as error:
+        raise Misconfigured(f"{names.ENV_RESUME} makes no sense: {error}") from None
+
+
+def _spec(text: str | None) -> CheckpointSpec:
+    try:
+        return CheckpointSpec.model_validate_json(text) if text else CheckpointSpec()
+    except ValueError as error:
+        raise Misconfigured(
+            f"{names.ENV_CHECKPOINT} makes no sense to this version of mlenv: {error}"
+        ) from None
+
+
+def _spool(env: Mapping[str, str]) -> Path | None:
+    text = env.get(names.ENV_SPOOL)
+    return Path(text) if text else None
