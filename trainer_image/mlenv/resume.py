@@ -19,6 +19,7 @@ from mlenv_api.exitcodes import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from mlenv.ckpt.gate import Rule
     from mlenv.ckpt.restore import Start
     from mlenv.job import Job
 
@@ -28,6 +29,8 @@ LOOK: Final = 5.0
 """Seconds between two looks at clock and signals, about."""
 EARLY: Final = 0.1
 """The first checkpoint comes after this part of the interval: what is wrong with saving shows early."""
+SOON: Final = 3
+"""So many refused ones in a row are each tried again at the next look; after that, when the next is due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +45,26 @@ class Checkpoints:
     per_node: bool | None = None
     """Whether each node has a folder of its own. None: so it is without `folder`, from two nodes on."""
     keep: retain.Policy = KEEP
+    nonfinite: Rule = "refuse"
+    """What becomes of a checkpoint when the state, or the committed loss, has NaN or infinities. "refuse":
+    there is none, and the one before stays the newest. "allow": it is made, and its seal says so."""
+    rollback_after: int | None = 2
+    """So many refused in a row because the state is not finite, and all ranks end with exit code 77, to go
+    on from the newest checkpoint: such a state does not heal. None: never."""
+    retry_after: int | None = None
+    """So many in a row that could not be written, and all ranks end with exit code 75. None: training goes
+    on, and it is said each time."""
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
             raise ValueError(f"every_steps={self.every_steps}: at least 1")
         if not self.every_seconds > 0:
             raise ValueError(f"every_seconds={self.every_seconds}: more than 0")
+        if self.nonfinite not in {"refuse", "allow"}:
+            raise ValueError(f'nonfinite={self.nonfinite!r}: "refuse" or "allow"')
+        for name in ("rollback_after", "retry_after"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: at least 1, or None")
 
 
 AUTO: Final = Checkpoints()
@@ -100,19 +117,29 @@ class Keeper:
         self._say = say
         self._open = False
         self._living = {**living, **({"data": self.cursor} if self.cursor else {})}
+        self._policy = policy
+        self.ends: ExitCode | None = None
+        """Why all ranks end here, when it is not because they were told to."""
         self._every_steps = policy.every_steps
         self._every_seconds = None if policy.every_steps else policy.every_seconds
         per_node = job.num_nodes > 1 and policy.folder is None if policy.per_node is None else policy.per_node
         self.folder: Final = _folder(policy, job, per_node=per_node)
         self._ck = Checkpointer(
-            self.folder, keep=policy.keep, per_node=per_node, say=self._hear, **self._living
+            self.folder,
+            keep=policy.keep,
+            per_node=per_node,
+            nonfinite=policy.nonfinite,
+            say=self._hear,
+            **self._living,
         )
+        self._ck.house.check_owner()
         self._pace = Pace(self._every_seconds, 0, 0.0)
-        self._next_look = 0
+        self._next_look = self._from = 0
 
     def restore(self) -> Start:
         """Go on from the newest checkpoint that can be used. Raises CheckpointError."""
         start = self._ck.restore()
+        self._from = start.step
         self._open = True
         self._pace = Pace(self._every_seconds, start.step, time.monotonic())
         self._next_look = start.step + 1
@@ -141,7 +168,7 @@ class Keeper:
         return self.cursor.batches()
 
     def commit(self, step: int, *, told: bool, facts: Callable[[], dict[str, Any]]) -> bool:
-        """Take a checkpoint if one is due; whether any rank was told to stop, and all end here.
+        """Take a checkpoint if one is due; whether all end here: one was told to stop, or `ends` says why.
 
         All ranks do the same at the same step, without a message in most steps: a number of steps needs none,
         and for everything else they look together (`Pace`), at a step on which they agreed at the last look.
@@ -153,13 +180,27 @@ class Keeper:
         if step >= self._next_look or (told and self._job.world_size == 1):
             by_time, stop = self._look(step, told=told)
             due = due or by_time or stop
-        if due:
+        if due and self.ends is None:
             self._save(step, facts())
-        return stop
+        return stop or self.ends is not None
 
     def finish(self) -> ExitCode | None:
-        """Wait for the last save; the code to end with when it was sealed."""
-        return ExitCode.PREEMPTED if self._ck.wait() else None
+        """Wait for the last save; the code to end with when it was sealed, or `ends`."""
+        sealed = self._ck.wait()
+        if self.ends is None:
+            return ExitCode.PREEMPTED if sealed else None
+        sys.stderr.write(f"mlenv: {self._last_words()}\n")
+        sys.stderr.flush()
+        return self.ends
+
+    def numbers(self) -> dict[str, float]:
+        """How checkpoints fare on this rank, as metrics."""
+        stats = self._ck.stats
+        return {
+            "checkpoint_age_s": round(time.monotonic() - stats.newest, 1),
+            "checkpoint_stall_s": round(stats.stalled, 3),
+            "checkpoints_missed": float(stats.missed),
+        }
 
     def close(self, *, failed: bool) -> None:
         """Wait for the last save. A rank that failed does not: others may be gone, and its error comes first.
@@ -169,18 +210,45 @@ class Keeper:
         self._ck.close(wait=not failed or self._job.world_size == 1)
 
     def _look(self, step: int, *, told: bool) -> tuple[bool, bool]:
-        """(due by time, told to stop), the same on all ranks."""
+        """(due by time, or again; told to stop), the same on all ranks; and `ends`."""
         due, gap = self._pace.look(step, time.monotonic()) if self._job.main else (False, 0)
-        by_time, stop, gap, most, least = self._ck.control.most([due, told, gap, step, -step])
+        due = due or self._again()
+        by_time, stop, gap, most, least, end = self._ck.control.most(
+            [due, told, gap, step, -step, self._wish()]
+        )
         if most != -least:
             raise RuntimeError(
                 f"some ranks committed step {most}, others only {-least}: checkpoints need the same steps on "
                 "all ranks. Give the Session checkpoint=None if this program means it so"
             )
         self._next_look = step + gap
+        self.ends = ExitCode(end) if end else None
         return bool(by_time), bool(stop)
 
+    def _wish(self) -> int:
+        """The exit code with which all should end; 0: go on. Ranks learn of a verdict at different steps."""
+        stats, policy = self._ck.stats, self._policy
+        if policy.rollback_after is not None and stats.spoilt >= policy.rollback_after:
+            return ExitCode.ROLL_BACK
+        if policy.retry_after is not None and stats.failed_in_a_row >= policy.retry_after:
+            return ExitCode.RETRY
+        return 0
+
+    def _again(self) -> bool:
+        """Whether the last one was refused, and the next is not to wait until it is due."""
+        refused = self._ck.stats.refused_in_a_row
+        return 0 < refused < max(SOON, self._policy.rollback_after or 0) and not self._ck.busy
+
+    def _last_words(self) -> str:
+        stats, newest = self._ck.stats, self._ck.sealed.step if self._ck.sealed else self._from
+        why = stats.errors[-1] if stats.errors else "another rank says so"
+        if self.ends is ExitCode.RETRY:
+            return f"{stats.failed_in_a_row} checkpoints in a row were not written: {why}. Exit code 75"
+        back = f"the checkpoint of step {newest}" if newest else "the beginning, as there is no checkpoint"
+        return f"the state is not finite, and does not heal: {why}. Exit code 77, to go back to {back}"
+
     def _save(self, step: int, facts: dict[str, Any]) -> None:
+        began = time.monotonic()
         try:
             shares = self._ck.control.together("taking the state", self._share)
             if self.cursor:
@@ -189,6 +257,7 @@ class Keeper:
             self._ck.failed(step, str(error))
             return
         witness = self.cursor.witness if self.cursor else None
+        self._ck.stats.stalled += time.monotonic() - began
         self._ck.save(step, witness=witness, **facts)
 
     def _share(self) -> Any:

@@ -67,6 +67,27 @@ def plan(kept: Sequence[Kept], policy: Policy, *, running_from: str | None = Non
     return Plan(tuple(one.name for one in gone), over)
 
 
+def room(
+    kept: Sequence[Kept], policy: Policy, *, coming: int, short: int = 0, running_from: str | None = None
+) -> Plan:
+    """What goes before one more of about `coming` bytes is written, for a disk that is `short` bytes.
+
+    The budget holds with the new one in it, so it is never exceeded, unless what may not go (as in `plan`)
+    leaves no room for one more: the Plan says by how much, and the new one is written all the same.
+    """
+    ordered = sorted(kept, key=lambda one: (one.step, one.attempt), reverse=True)
+    sacred = _sacred(ordered, running_from)
+    budget = policy.budget
+    left = sum(one.size for one in ordered) + max(coming, ordered[0].size if ordered else 0)
+    gone: list[Kept] = []
+    for one in _by_worth(ordered, {one.digest for one in ordered} - sacred):
+        if short <= 0 and (budget is None or left <= budget):
+            break
+        gone.append(one)
+        left, short = left - one.size, short - one.size
+    return Plan(tuple(one.name for one in gone), max(0, left - budget) if budget is not None else 0)
+
+
 def _sacred(ordered: Sequence[Kept], running_from: str | None) -> set[str]:
     newest = ordered[:1]
     good = [one for one in ordered if one.good][:1]

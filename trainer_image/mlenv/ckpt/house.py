@@ -1,0 +1,116 @@
+"""Keeps order in the folder of checkpoints: whose it is, room for one more, and what goes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mlenv.ckpt import durable, failpoints, group, listing, retain, room
+from mlenv.ckpt.errors import CheckpointError, NothingToResume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+
+class House:
+    """What a job does with its folder besides writing checkpoints. All ranks have one, and do the same."""
+
+    def __init__(
+        self, groups: group.Groups, job: str, policy: retain.Policy, tell: Callable[[str], None]
+    ) -> None:
+        self.policy = policy
+        self.running_from: str | None = None
+        """Digest of the checkpoint that this attempt went on from: it never goes."""
+        self._groups = groups
+        self._job = job
+        self._tell = tell
+        self._owned = False
+        self._over = 0
+
+    def check_owner(self) -> None:
+        """Raises NothingToResume, on all ranks, when the folder is another job's."""
+        place = self._groups.place
+        try:
+            self._groups.control.together(
+                "looking whose folder it is", lambda: room.check_owner(place.folder, self._job)
+            )
+        except CheckpointError as error:
+            raise NothingToResume(str(error)) from None
+
+    def claim(self) -> None:
+        """Write down whose folder it is, in the writing thread. Raises when it is another job's."""
+        place = self._groups.place
+        if not self._owned:
+            self._groups.every.together(
+                "claiming the folder", lambda: room.claim(place.folder, self._job) if place.leads else None
+            )
+            self._owned = True
+
+    def make_room(self, copies: Mapping[str, torch.Tensor]) -> None:
+        """Delete what may go, where the disk or the budget has no room for one more."""
+        place, every = self._groups.place, self._groups.every
+        shares = every.together("looking for room", lambda: room.share(copies, place.folder))
+        need = room.need(place, shares)
+        if need.short or self.policy.budget is not None:
+            self._thin(lambda kept: self._room(kept, need))
+
+    def tidy(self) -> None:
+        """Delete what nobody wants any more."""
+        self._thin(lambda kept: retain.plan(kept, self.policy, running_from=self.running_from))
+
+    def _room(self, kept: list[retain.Kept], need: room.Need) -> retain.Plan:
+        return retain.room(
+            kept, self.policy, coming=need.size, short=need.short, running_from=self.running_from
+        )
+
+    def _thin(self, choose: Callable[[list[retain.Kept]], retain.Plan]) -> None:
+        """Delete what rank 0 chooses. Never raises: what is not deleted now is deleted next time."""
+        try:
+            every = self._groups.every
+            self._delete(every.together("choosing what to delete", lambda: self._chosen(choose))[0])
+        except Exception as error:  # noqa: BLE001
+            self._tell(f"old checkpoints were not deleted: {group.describe(error)}")
+
+    def _chosen(self, choose: Callable[[list[retain.Kept]], retain.Plan]) -> tuple[str, ...]:
+        place = self._groups.place
+        if place.rank != 0:
+            return ()
+        # Another job's are not ours to delete, and no reason to delete ours.
+        kept = [
+            kept_of(one)
+            for one in listing.read(place.folder)
+            if one.seal and one.finished and one.seal.job in ("", self._job)
+        ]
+        chosen = choose(kept)
+        if chosen.over > self._over:
+            self._over = chosen.over
+            budget = self.policy.budget or 0
+            self._tell(
+                f"checkpoints exceed their budget of {budget} bytes by {chosen.over}: the newest, the newest "
+                "good one and the one that this attempt runs from may not go, and the next one needs room "
+                f"beside them. Give retain.Policy a budget of at least {budget + chosen.over}"
+            )
+        return chosen.delete
+
+    def _delete(self, surplus: tuple[str, ...]) -> None:
+        place = self._groups.place
+        for name in surplus if place.leads else ():
+            failpoints.hit("retain", place.rank)
+            if (place.folder / name).is_dir():
+                durable.remove(place.folder / name)
+
+
+def kept_of(found: listing.Found) -> retain.Kept:
+    """What retention wants to know of a sealed folder."""
+    assert found.seal is not None
+    return retain.Kept(
+        name=found.name,
+        digest=found.digest,
+        step=found.step,
+        attempt=found.attempt,
+        size=found.seal.size,
+        time=datetime.fromisoformat(found.seal.time),
+        good=not found.seal.nonfinite,
+    )
