@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlenv.ckpt import durable, failpoints, group, listing, retain, room
 from mlenv.ckpt.errors import CheckpointError, NothingToResume
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch
+
+_NEWS: Final = 1.2
+"""A budget that is exceeded by so much more than when it was told last is told again."""
 
 
 class House:
@@ -84,7 +87,7 @@ class House:
             if one.seal and one.finished and one.seal.job in ("", self._job)
         ]
         chosen = choose(kept)
-        if chosen.over > self._over:
+        if chosen.over > _NEWS * self._over:
             self._over = chosen.over
             budget = self.policy.budget or 0
             self._tell(
