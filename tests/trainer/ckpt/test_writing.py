@@ -374,3 +374,13 @@ def test_another_job_s_checkpoints_are_not_deleted_and_its_folder_not_written_to
         again.step(step)
     again.ck.close()
     assert sealed(folder) == [names.folder(1, 1), names.folder(4, 2)]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("auc", 2), ("-auc", 1), (None, None), ("ndcg", None)])
+def test_the_best_by_a_metric_stays(tmp_path: Path, metric: str | None, best: int | None) -> None:
+    run = Run(tmp_path / "ck")
+    run.ck.house.policy = retain.Policy(newest=1, metric=metric)
+    for step, auc in enumerate((0.5, 0.9, float("nan"), 0.7), 1):
+        run.ck.save(step, metrics={"auc": auc})
+    run.ck.close()
+    assert sealed(tmp_path / "ck") == [names.folder(step, 1) for step in (best, 4) if step]

@@ -27,7 +27,9 @@ RULES: Final = ("refuse", "allow")
 LOSS: Final = "loss"
 """The committed metric that must be finite too."""
 _DIRECT: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_CHUNK: Final = 1 << 20
+_WHOLE: Final = 1 << 62
+_BLOCK: Final = 1 << 16
+"""Numbers at a time where they are widened or counted: what is in use fits a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,9 @@ class Gate:
 
     def look(self, copies: Mapping[str, torch.Tensor], loss: Any = None) -> Finding | None:
         """What is wrong with this rank's part of a snapshot, and with its loss; None: nothing."""
-        counted = ((name, census(one)) for name, one in copies.items())
-        wrong = [(name, found) for name, found in counted if not self._excused(name, found)]
+        wrong = [name for name, one in copies.items() if not self._passes(name, one)]
         if wrong:
-            name, found = wrong[0]
+            name, found = wrong[0], census(copies[wrong[0]])
             more = f", and {len(wrong) - 1} more tensor(s) like it" if len(wrong) > 1 else ""
             size = boxes.local(copies[name]).numel()
             return Finding(f"{name} has {_count(found)} among {size} numbers{more}", state=True)
@@ -94,10 +95,12 @@ class Gate:
             return Finding(f"the committed loss is {loss}", state=False)
         return None
 
-    def _excused(self, name: str, found: Census) -> bool:
-        if found == NOTHING:
+    def _passes(self, name: str, tensor: torch.Tensor) -> bool:
+        if finite(tensor):
             return True
-        return not self._must_be_finite(name) and found.within(self._known.get(name, NOTHING))
+        # A state that is all NaN is not counted, only the first tensor of it: counting is much slower.
+        known = NOTHING if self._must_be_finite(name) else self._known.get(name, NOTHING)
+        return known != NOTHING and census(tensor).within(known)
 
     def _must_be_finite(self, name: str) -> bool:
         return name in self._strict or name.partition(".")[0] in self._optimizers
@@ -124,26 +127,35 @@ def judge(found: Sequence[Finding | None]) -> Verdict | None:
 
 def census(tensor: torch.Tensor) -> Census:
     """How many of the numbers that this rank holds of `tensor` are NaN or infinite."""
-    memory = boxes.local(tensor).detach()
-    if memory.is_complex():
-        memory = torch.view_as_real(memory)
-    if all(_finite(piece) for piece in _pieces(memory)):
+    if finite(tensor):
         return NOTHING
-    nans = sum(int(torch.isnan(piece).sum()) for piece in _pieces(memory))
-    infinities = sum(int(torch.isinf(piece).sum()) for piece in _pieces(memory))
+    nans = infinities = 0
+    for piece in _pieces(tensor, _BLOCK):
+        if not _within_bounds(piece):
+            nans += int(torch.isnan(piece).sum())
+            infinities += int(torch.isinf(piece).sum())
     return Census(nans, infinities)
 
 
-def _pieces(memory: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The numbers, of a kind that torch can compare; kinds of one byte are widened a piece at a time."""
-    if memory.dtype in _DIRECT and memory.numel():
-        yield memory
-    elif memory.is_floating_point() and memory.element_size() == 1 and "float4" not in str(memory.dtype):
-        flat = memory.reshape(-1)
-        yield from (flat[at : at + _CHUNK].float() for at in range(0, flat.numel(), _CHUNK))
+def finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are that this rank holds of `tensor`; one pass, without memory of its own."""
+    return all(_within_bounds(piece) for piece in _pieces(tensor, _WHOLE))
 
 
-def _finite(numbers: torch.Tensor) -> bool:
+def _pieces(tensor: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """The numbers, so many at a time, of a kind that torch can compare; those of one byte are widened."""
+    memory = boxes.local(tensor).detach()
+    if memory.is_complex():
+        memory = torch.view_as_real(memory)
+    direct = memory.dtype in _DIRECT
+    narrow = memory.is_floating_point() and memory.element_size() == 1 and "float4" not in str(memory.dtype)
+    if memory.numel() and (direct or narrow):
+        flat, size = memory.reshape(-1), size if direct else min(size, _BLOCK)
+        for at in range(0, flat.numel(), size):
+            yield flat[at : at + size] if direct else flat[at : at + size].float()
+
+
+def _within_bounds(numbers: torch.Tensor) -> bool:
     least, most = torch.aminmax(numbers)  # NaN, if there is one, is both
     return math.isfinite(least.item()) and math.isfinite(most.item())
 

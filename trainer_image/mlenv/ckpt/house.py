@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -82,7 +83,7 @@ class House:
             return ()
         # Another job's are not ours to delete, and no reason to delete ours.
         kept = [
-            kept_of(one)
+            kept_of(one, self.policy.metric)
             for one in listing.read(place.folder)
             if one.seal and one.finished and one.seal.job in ("", self._job)
         ]
@@ -105,9 +106,11 @@ class House:
                 durable.remove(place.folder / name)
 
 
-def kept_of(found: listing.Found) -> retain.Kept:
-    """What retention wants to know of a sealed folder."""
+def kept_of(found: listing.Found, metric: str | None = None) -> retain.Kept:
+    """What retention wants to know of a sealed folder, which `metric` scores."""
     assert found.seal is not None
+    value = found.seal.metrics.get(metric.removeprefix("-")) if metric else None
+    score = float(value) if value is not None and math.isfinite(float(value)) else None
     return retain.Kept(
         name=found.name,
         digest=found.digest,
@@ -116,4 +119,5 @@ def kept_of(found: listing.Found) -> retain.Kept:
         size=found.seal.size,
         time=datetime.fromisoformat(found.seal.time),
         good=not found.seal.nonfinite,
+        score=-score if metric and metric.startswith("-") and score is not None else score,
     )

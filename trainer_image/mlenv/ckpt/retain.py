@@ -36,7 +36,10 @@ class Policy:
     hours: int = 0
     """The newest of each of so many hours back."""
     best: bool = True
-    """The one with the highest score."""
+    """The one with the highest score, where `metric` says what counts."""
+    metric: str | None = None
+    """The committed or logged metric that scores a checkpoint, as ``auc``; with a minus, as ``-loss``, less
+    is more."""
     budget: int | None = None
     """Bytes for all together."""
 
