@@ -234,7 +234,7 @@ class Checkpointer:
         """Onto the disk. Raises what went wrong."""
         groups = self._groups
         self.house.claim()
-        self.house.make_room(work.copies)
+        self.house.make_room(work.copies, work.alike)
         if verdict is not None:
             work = dataclasses.replace(
                 work, head=work.head.model_copy(update={"nonfinite": verdict.text[:1000]})

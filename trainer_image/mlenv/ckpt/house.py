@@ -11,6 +11,7 @@ from mlenv.ckpt.errors import CheckpointError, NothingToResume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     import torch
 
@@ -52,10 +53,10 @@ class House:
             )
             self._owned = True
 
-    def make_room(self, copies: Mapping[str, torch.Tensor]) -> None:
+    def make_room(self, copies: Mapping[str, torch.Tensor], alike: AbstractSet[str]) -> None:
         """Delete what may go, where the disk or the budget has no room for one more."""
         place, every = self._groups.place, self._groups.every
-        shares = every.together("looking for room", lambda: room.share(copies, place.folder))
+        shares = every.together("looking for room", lambda: room.share(place, copies, alike))
         need = room.need(place, shares)
         if need.short or self.policy.budget is not None:
             self._thin(lambda kept: self._room(kept, need))

@@ -7,11 +7,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlenv.ckpt import durable, names
+from torch.distributed.tensor import DTensor
+
+from mlenv.ckpt import boxes, durable, names
 from mlenv.ckpt.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     import torch
@@ -39,11 +42,21 @@ class Need:
     """Bytes of checkpoints, likewise, that would have to go before it fits on every disk; 0: it fits."""
 
 
-def share(copies: Mapping[str, torch.Tensor], folder: Path) -> Share:
+def share(place: Place, copies: Mapping[str, torch.Tensor], alike: AbstractSet[str]) -> Share:
     """This rank's. Raises OSError when the folder cannot be looked at."""
-    size = sum(one.numel() * one.element_size() for one in copies.values())
-    found = os.statvfs(folder)
+    size = sum(_written(place, one, own=name in alike) for name, one in copies.items())
+    found = os.statvfs(place.folder)
     return Share(size, found.f_bavail * found.f_frsize if found.f_blocks else None)
+
+
+def _written(place: Place, tensor: torch.Tensor, *, own: bool) -> int:
+    """Bytes of it that this rank is going to write, as far as that is known before ranks are compared."""
+    memory = boxes.local(tensor)
+    size = memory.numel() * memory.element_size()
+    if own or isinstance(tensor, DTensor):
+        return size
+    # All ranks have a copy, because it may differ; mostly it does not, and one of the writers writes it.
+    return 0 if place.copy is None else size // len(place.writers(place.copy))
 
 
 def need(place: Place, shares: Sequence[Share]) -> Need:
