@@ -104,7 +104,7 @@ def test_a_world_forms_breaks_and_forms_again_in_the_same_pods(rig: Rig, server:
         server.say(f"p{i}", 2, order=STOP)
     progress = server.wait("p0", lambda b: b.progress is not None, "progress").progress
     assert progress is not None
-    assert (progress.step, progress.samples, progress.metrics) == (3, 24, {"loss": 1.0})
+    assert (progress.step, progress.samples, progress.metrics["loss"]) == (3, 24, 1.0)
     assert [first.exit_code(), second.exit_code()] == [0, 0]
     for attempt in (1, 2):
         assert f"[a{attempt} r0] attempt {attempt} sum 3.0" in first.text()

@@ -141,7 +141,8 @@ class TestGoingOn:
         with training.run:
             shown = page.read(job.run_dir, job.attempt)
             assert shown is not None
-            assert (shown.step, shown.samples, shown.metrics) == (4, 8, {"loss": 3.0, "auc": 0.5})
+            assert (shown.step, shown.samples) == (4, 8)
+            assert {"loss": 3.0, "auc": 0.5}.items() <= shown.metrics.items()
         assert len(rows(job)) == before  # no step, no row
         Training(job, DATA["stream"]()).steps(6)
         assert [row["step"] for row in rows(job)[before:]][:2] == [5, 6]

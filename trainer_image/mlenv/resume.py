@@ -23,6 +23,7 @@ from mlenv_api.protocol import Checkpoint, Origin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from mlenv.ckpt.gate import Rule
     from mlenv.ckpt.restore import Start
     from mlenv.ckpt.seal import Seal
     from mlenv.job import Job
@@ -33,6 +34,8 @@ LOOK: Final = 5.0
 """Seconds between two looks at clock and signals, about."""
 EARLY: Final = 0.1
 """The first checkpoint comes after this part of the interval: what is wrong with saving shows early."""
+SOON: Final = 3
+"""So many refused ones in a row are each tried again at the next look; after that, when the next is due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +52,26 @@ class Checkpoints:
     per_node: bool | None = None
     """Whether each node has a folder of its own. None: so it is in pods' own folders, from two nodes on."""
     keep: retain.Policy = KEEP
+    nonfinite: Rule = "refuse"
+    """What becomes of a checkpoint when the state, or the committed loss, has NaN or infinities. "refuse":
+    there is none, and the one before stays the newest. "allow": it is made, and its seal says so."""
+    rollback_after: int | None = 2
+    """So many refused in a row because the state is not finite, and all ranks end with exit code 77, to go
+    on from the newest checkpoint: such a state does not heal. None: never."""
+    retry_after: int | None = None
+    """So many in a row that could not be written, and all ranks end with exit code 75. None: training goes
+    on, and it is said each time."""
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
             raise ValueError(f"every_steps={self.every_steps}: at least 1")
         if self.every_seconds is not None and not self.every_seconds > 0:
             raise ValueError(f"every_seconds={self.every_seconds}: more than 0")
+        if self.nonfinite not in {"refuse", "allow"}:
+            raise ValueError(f'nonfinite={self.nonfinite!r}: "refuse" or "allow"')
+        for name in ("rollback_after", "retry_after"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: at least 1, or None")
 
 
 AUTO: Final = Checkpoints()
@@ -122,6 +139,9 @@ class Keeper:
         self._say = say
         self._open = False
         self._living = {**living, **({"data": self.cursor} if self.cursor else {})}
+        self._policy = policy
+        self.ends: ExitCode | None = None
+        """Why all ranks end here, when it is not because they were told to."""
         found = rules.read(os.environ)
         self._every_steps, self._every_seconds = found.interval(policy.every_steps, policy.every_seconds)
         named = policy.folder is not None or found.spool is not None
@@ -130,13 +150,19 @@ class Keeper:
         """Whether the folder outlives pods: then it being empty is no reason to forget a past."""
         self.folder: Final = _folder(policy, job, found.spool, per_node=per_node)
         self._ck = Checkpointer(
-            self.folder, keep=policy.keep, per_node=per_node, say=self._hear, **self._living
+            self.folder,
+            keep=policy.keep,
+            per_node=per_node,
+            nonfinite=policy.nonfinite,
+            say=self._hear,
+            **self._living,
         )
+        self._ck.house.check_owner()
         # Launchers hear of the record at different moments; what counts is what rank 0's was told.
         self._rules = self._ck.control.gather(found)[0]
         self._first = (job.uid, job.attempt) not in _spoken
         self._pace = Pace(self._every_seconds, 0, 0.0)
-        self._next_look = 0
+        self._next_look = self._from = 0
         self._orders = 0 if self._first else self._ordered()
 
     def begin(self) -> Begun:
@@ -153,6 +179,7 @@ class Keeper:
         if mine.known is not None and self._first:
             claim.settle(self._job, self._ck.control, _origin(start, lost=bool(lost)), self._say)
             _spoken.add((self._job.uid, self._job.attempt))
+        self._from = start.step
         self._ck.heard = self._sealed
         if own is not None:
             self._sealed(own)
@@ -201,7 +228,7 @@ class Keeper:
         return self.cursor.batches()
 
     def commit(self, step: int, *, told: bool, facts: Callable[[], dict[str, Any]]) -> bool:
-        """Take a checkpoint if one is due; whether any rank was told to stop, and all end here.
+        """Take a checkpoint if one is due; whether all end here: one was told to stop, or `ends` says why.
 
         All ranks do the same at the same step, without a message in most steps: a number of steps needs none,
         and for everything else they look together (`Pace`), at a step on which they agreed at the last look.
@@ -213,13 +240,27 @@ class Keeper:
         if step >= self._next_look or (told and self._job.world_size == 1):
             by_time, stop = self._look(step, told=told)
             due = due or by_time or stop
-        if due:
+        if due and self.ends is None:
             self._save(step, facts())
-        return stop
+        return stop or self.ends is not None
 
     def finish(self) -> ExitCode | None:
-        """Wait for the last save; the code to end with when it was sealed."""
-        return ExitCode.PREEMPTED if self._ck.wait() else None
+        """Wait for the last save; the code to end with when it was sealed, or `ends`."""
+        sealed = self._ck.wait()
+        if self.ends is None:
+            return ExitCode.PREEMPTED if sealed else None
+        sys.stderr.write(f"mlenv: {self._last_words()}\n")
+        sys.stderr.flush()
+        return self.ends
+
+    def numbers(self) -> dict[str, float]:
+        """How checkpoints fare on this rank, as metrics."""
+        stats = self._ck.stats
+        return {
+            "checkpoint_age_s": round(time.monotonic() - stats.newest, 1),
+            "checkpoint_stall_s": round(stats.stalled, 3),
+            "checkpoints_missed": float(stats.missed),
+        }
 
     def close(self, *, failed: bool) -> None:
         """Wait for the last save. A rank that failed does not: others may be gone, and its error comes first.
@@ -229,21 +270,48 @@ class Keeper:
         self._ck.close(wait=not failed or self._job.world_size == 1)
 
     def _look(self, step: int, *, told: bool) -> tuple[bool, bool]:
-        """(due by time, told to stop), the same on all ranks."""
+        """(due by time, or again; told to stop), the same on all ranks; and `ends`."""
         due, gap = self._pace.look(step, time.monotonic()) if self._job.main else (False, 0)
+        due = due or self._again()
         if self._job.main and (orders := self._ordered()) > self._orders:
             self._orders, due = orders, True
             self._say(f"the operator ordered a checkpoint: it is that of step {step}")
-        by_time, stop, gap, most, least = self._ck.control.most([due, told, gap, step, -step])
+        by_time, stop, gap, most, least, end = self._ck.control.most(
+            [due, told, gap, step, -step, self._wish()]
+        )
         if most != -least:
             raise RuntimeError(
                 f"some ranks committed step {most}, others only {-least}: checkpoints need the same steps on "
                 "all ranks. Give the Session checkpoint=None if this program means it so"
             )
         self._next_look = step + gap
+        self.ends = ExitCode(end) if end else None
         return bool(by_time), bool(stop)
 
+    def _wish(self) -> int:
+        """The exit code with which all should end; 0: go on. Ranks learn of a verdict at different steps."""
+        stats, policy = self._ck.stats, self._policy
+        if policy.rollback_after is not None and stats.spoilt >= policy.rollback_after:
+            return ExitCode.ROLL_BACK
+        if policy.retry_after is not None and stats.failed_in_a_row >= policy.retry_after:
+            return ExitCode.RETRY
+        return 0
+
+    def _again(self) -> bool:
+        """Whether the last one was refused, and the next is not to wait until it is due."""
+        refused = self._ck.stats.refused_in_a_row
+        return 0 < refused < max(SOON, self._policy.rollback_after or 0) and not self._ck.busy
+
+    def _last_words(self) -> str:
+        stats, newest = self._ck.stats, self._ck.sealed.step if self._ck.sealed else self._from
+        why = stats.errors[-1] if stats.errors else "another rank says so"
+        if self.ends is ExitCode.RETRY:
+            return f"{stats.failed_in_a_row} checkpoints in a row were not written: {why}. Exit code 75"
+        back = f"the checkpoint of step {newest}" if newest else "the beginning, as there is no checkpoint"
+        return f"the state is not finite, and does not heal: {why}. Exit code 77, to go back to {back}"
+
     def _save(self, step: int, facts: dict[str, Any]) -> None:
+        began = time.monotonic()
         try:
             shares = self._ck.control.together("taking the state", self._share)
             if self.cursor:
@@ -252,6 +320,7 @@ class Keeper:
             self._ck.failed(step, str(error))
             return
         witness = self.cursor.witness if self.cursor else None
+        self._ck.stats.stalled += time.monotonic() - began
         self._ck.save(step, witness=witness, **facts)
 
     def _share(self) -> Any:

@@ -13,11 +13,13 @@ import torch
 
 from mlenv import page, resume, state
 from mlenv.ckpt.errors import CheckpointError
+from mlenv.spikes import Spikes
 from mlenv.track import Tracker
 from mlenv_api.protocol import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from collections.abc import Set as AbstractSet
     from types import FrameType, TracebackType
 
     from mlenv.job import Job
@@ -69,6 +71,7 @@ class Session:
         self._things = things
         self._report_every = report_every
         self._tracker = Tracker(job)
+        self._spikes = Spikes()
         self._policy = resume.chosen(checkpoint, job, things)
         self._keeper: resume.Keeper | None = None
         self._start = 0
@@ -123,7 +126,7 @@ class Session:
             how = (
                 "done"
                 if kind is None
-                else "told to stop"
+                else self._ended()
                 if self._told_to_stop
                 else f"ended by {kind.__name__}"
             )
@@ -201,8 +204,13 @@ class Session:
         return begun.words
 
     def _facts(self) -> dict[str, Any]:
-        metrics = {**_numbers_of(self._committed), **self._logged}
-        return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics}
+        metrics = {**self._logged, **_numbers_of(self._committed)}
+        observed = self._spikes.facts
+        return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics, "observed": observed}
+
+    def _ended(self) -> str:
+        code = self._keeper.ends if self._keeper else None
+        return f"ended with exit code {code:d}" if code else "told to stop"
 
     # -- the loop
 
@@ -257,13 +265,16 @@ class Session:
     def _report(self, now: float, *, console: bool = False) -> None:
         self._read = _numbers_of(self._committed)
         self._due = now + self._report_every
+        for spike in self._spikes.feed(self.step, self._read):
+            self._tracker.say(spike)
         shown = self._publish(now)
         rate = shown.steps_per_second
-        self._tracker.log(self.step, self._read, samples=self.samples, steps_per_second=rate)
+        row = {**self._of_checkpoints(), **self._spikes.counts, **self._read}
+        self._tracker.log(self.step, row, samples=self.samples, steps_per_second=rate)
         if console or now >= self._console_due:
             # A line every two seconds at first, and one a minute in a run of days.
             self._console_due = now + min(60.0, max(2.0, (now - self._opened) / 20))
-            self._tracker.say(_line(shown))
+            self._tracker.say(_line(shown, self._of_checkpoints().keys() - self._read.keys()))
 
     def _publish(self, now: float) -> Progress:
         shown = Progress(
@@ -271,11 +282,16 @@ class Session:
             total_steps=self._total,
             samples=self.samples,
             steps_per_second=self._rate(now),
-            metrics=page.bounded({**self._past, **self._read, **self._logged}),
+            metrics=page.bounded(
+                {**self._past, **self._read, **self._logged, **self._spikes.counts, **self._of_checkpoints()}
+            ),
             time=datetime.now(UTC),
         )
         self._tracker.publish(shown)
         return shown
+
+    def _of_checkpoints(self) -> dict[str, float]:
+        return self._keeper.numbers() if self._keeper else {}
 
     def _rate(self, now: float) -> float | None:
         step, when = self._reported
@@ -308,12 +324,12 @@ class Session:
             )
 
 
-def _line(shown: Progress) -> str:
+def _line(shown: Progress, without: AbstractSet[str]) -> str:
     step, total, rate = shown.step, shown.total_steps, shown.steps_per_second
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
     if rate:
         parts.append(f"{rate:.1f} step/s")
-    parts += [f"{name} {value:.4g}" for name, value in shown.metrics.items()]
+    parts += [f"{name} {value:.4g}" for name, value in shown.metrics.items() if name not in without]
     if rate and total is not None and step < total:
         parts.append(f"{(total - step) / rate:.0f} s left")
     return "  ".join(parts)

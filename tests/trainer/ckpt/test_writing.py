@@ -223,7 +223,7 @@ def test_saves_that_are_due_wait_for_the_one_before(tmp_path: Path, monkeypatch:
 
 def test_only_so_many_are_kept(tmp_path: Path) -> None:
     run = Run(tmp_path / "ck")
-    run.ck._keep = retain.Policy(newest=2)
+    run.ck.house.policy = retain.Policy(newest=2)
     for step in range(1, 6):
         run.step(step)
     run.ck.close()
@@ -236,7 +236,7 @@ def test_the_one_we_run_from_is_kept(tmp_path: Path) -> None:
         run.step(step)
     run.ck.close()
     again = Run(tmp_path / "ck")
-    again.ck._keep = retain.Policy(newest=1)
+    again.ck.house.policy = retain.Policy(newest=1)
     assert again.ck.restore(ceiling=1).step == 1
     for step in (2, 3, 4):
         again.step(step)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -18,34 +18,19 @@ from torch.distributed.tensor import DTensor
 
 from mlenv import __version__, state
 from mlenv import job as jobs
-from mlenv.ckpt import durable, failpoints, group, listing, retain, rng, seal, things, warm, writer
+from mlenv.ckpt import durable, failpoints, gate, group, listing, retain, rng, seal, things, warm, writer
 from mlenv.ckpt.errors import CheckpointError, ListingFailed
+from mlenv.ckpt.house import House
 from mlenv.ckpt.place import Place
 from mlenv.ckpt.restore import Restore, Start
 from mlenv.ckpt.snapshot import Stage
+from mlenv.ckpt.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
 KEEP: Final = retain.Policy()
-
-
-@dataclass(slots=True)
-class Stats:
-    """What checkpoints cost so far, on this rank."""
-
-    saved: int = 0
-    failed: int = 0
-    failed_in_a_row: int = 0
-    stalled: float = 0.0
-    """Seconds that training stood still: waiting for the save before, and copying."""
-    waited: float = 0.0
-    """Of these, seconds of waiting for the save before."""
-    writing: float = 0.0
-    """Seconds of writing beside training."""
-    errors: list[str] = field(default_factory=list)
-    """The last few, as sentences."""
 
 
 class Checkpointer:
@@ -64,6 +49,9 @@ class Checkpointer:
     every so many steps, beside training; it exists once its seal is written, and a save that is cut off or
     fails leaves the older ones as they are. With `per_node` each node has a `folder` of its own, and what all
     ranks have alike is written whole on two nodes. `say` gets a line about what happens, on rank 0.
+
+    With `nonfinite="refuse"` no checkpoint is made of a state, or of a metric called loss, that has NaN or
+    infinities in it: that is said, and counted in `stats`. With "allow" one is, and its seal says so.
     """
 
     def __init__(
@@ -73,10 +61,13 @@ class Checkpointer:
         every: int = 100,
         keep: retain.Policy = KEEP,
         per_node: bool = False,
+        nonfinite: gate.Rule = "refuse",
         say: Callable[[str], None] | None = None,
         **living: Any,
     ) -> None:
         state.check(living)
+        if nonfinite not in gate.RULES:
+            raise ValueError(f"nonfinite={nonfinite!r}: one of {', '.join(gate.RULES)}")
         if every < 1:
             raise ValueError(f"every={every}: a checkpoint is written every so many steps, at least 1")
         self.stats: Final = Stats()
@@ -84,17 +75,17 @@ class Checkpointer:
         """The newest that this run wrote."""
         self._living = living
         self._every = every
-        self._keep = keep
+        self._nonfinite = nonfinite
+        self._gate = gate.Gate(living)
         self._say = say or _print
         self._job = jobs.current_or_read()
         self._groups = _form(self._job, Path(folder), per_node=per_node)
+        self.house: Final = House(self._groups, self._job.uid, keep, self._tell)
         self._stage = Stage()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._attempt: int | None = None
         self._parent: str | None = None
-        self._running_from: str | None = None
-        self._bounds: tuple[int, int | None] = (1, None)
         self.heard: Callable[[seal.Seal], None] = lambda _: None
         """Told of each seal, on every rank, by the thread that wrote it."""
         self._make_folder()
@@ -120,10 +111,11 @@ class Checkpointer:
         )
         # A number that no other run has written under; by a record, that is the attempt's own.
         self._attempt = max(self._job.attempt, found.newest_attempt + (since is None))
-        self._bounds = (since or 1, ceiling)
-        self._parent = self._running_from = found.start.digest
+        self.house.keep_to(since or 1, ceiling, self._attempt)
+        self._parent = self.house.running_from = found.start.digest
         if found.loader is not None:
             found.loader.generators(self._job.seed)
+            self._gate.learn()
         return found.start
 
     def start_from(self, folder: Path, wanted: tuple[str, ...]) -> Start:
@@ -149,6 +141,7 @@ class Checkpointer:
         samples: int = 0,
         epoch: int = 0,
         metrics: Mapping[str, float] | None = None,
+        observed: Mapping[str, float] | None = None,
         witness: seal.Witness | None = None,
         skipped: tuple[seal.Window, ...] = (),
         global_batch: int | None = None,
@@ -156,6 +149,7 @@ class Checkpointer:
         """Copy everything now, and write it beside training. Waits for the save before, if that still runs.
 
         Never raises because a disk is full or a file cannot be written: that is told, and counted in `stats`.
+        `observed`: what is worth keeping beside the metrics, such as how the loss has been lately.
         """
         began = time.monotonic()
         self.wait()
@@ -179,24 +173,31 @@ class Checkpointer:
             witness=witness,
             skipped=skipped,
             metrics={name: seal.metric(value) for name, value in (metrics or {}).items()},
+            observed={name: seal.metric(value) for name, value in (observed or {}).items()},
             parent=self._parent,
         )
         work = self._snapshot(head)
-        self.stats.stalled += time.monotonic() - began
-        self._pending = self._pool.submit(self._write, work)
+        copied = time.monotonic()
+        self.stats.stalled += copied - began
+        self._pending = self._pool.submit(self._write, work, copied, (metrics or {}).get(gate.LOSS))
 
     def wait(self) -> bool:
         """Wait until what was begun is written; whether the last one was sealed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-        return self.stats.failed_in_a_row == 0
+        return self.stats.missed == 0
 
     def close(self, *, wait: bool = True) -> None:
         """Wait for the last save, and end the thread. Without `wait` the process's end waits for it."""
         if wait:
             self.wait()
         self._pool.shutdown(wait=wait)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being written."""
+        return self._pending is not None and not self._pending.done()
 
     @property
     def control(self) -> group.Group:
@@ -226,61 +227,59 @@ class Checkpointer:
             rng=rng.capture(),
         )
 
-    def _write(self, work: writer.Work) -> None:
+    def _write(self, work: writer.Work, copied: float, loss: float | None) -> None:
         """In the thread."""
         began = time.monotonic()
-        groups = self._groups
+        step = work.head.step
         try:
-            self.sealed = writer.Save(groups.place, groups.every, groups.team, work).run()
+            verdict = self._look(work, loss)
+            if verdict is not None and self._nonfinite == "refuse":
+                self._refused(step, verdict)
+            else:
+                self._put(work, verdict, copied)
         except Exception as error:  # noqa: BLE001  (training goes on, whatever it was)
-            self.failed(work.head.step, group.describe(error))
-        else:
-            self._parent = seal.digest(self.sealed)
-            self.stats.saved += 1
-            self.stats.failed_in_a_row = 0
-            self.heard(self.sealed)
-            self._retain()
+            self.failed(step, group.describe(error))
         self.stats.writing += time.monotonic() - began
+
+    def _look(self, work: writer.Work, loss: float | None) -> gate.Verdict | None:
+        """What all ranks together find that must not be gone on from."""
+        every = self._groups.every
+        return gate.judge(
+            every.together("looking for what is not finite", lambda: self._gate.look(work.copies, loss))
+        )
+
+    def _put(self, work: writer.Work, verdict: gate.Verdict | None, copied: float) -> None:
+        """Onto the disk. Raises what went wrong."""
+        groups = self._groups
+        self.house.claim()
+        self.house.make_room(work.copies, work.alike)
+        if verdict is not None:
+            work = dataclasses.replace(
+                work, head=work.head.model_copy(update={"nonfinite": verdict.text[:1000]})
+            )
+        self.sealed = writer.Save(groups.place, groups.every, groups.team, work).run()
+        self._parent = seal.digest(self.sealed)
+        self.stats.succeed(copied)
+        self.heard(self.sealed)
+        self.house.tidy()
 
     def failed(self, step: int, why: str) -> None:
         """Count and tell that there is no checkpoint of `step`; called on all ranks."""
-        self.stats.failed += 1
-        self.stats.failed_in_a_row += 1
-        self.stats.errors = [*self.stats.errors[-4:], why]
+        self.stats.fail(why)
         self._tell(
-            f"the checkpoint of step {step} was not written ({self.stats.failed_in_a_row} in a row): {why}. "
-            "Training goes on; older checkpoints are untouched"
+            f"{self.stats.warning(time.monotonic())}the checkpoint of step {step} was not written "
+            f"({self.stats.failed_in_a_row} in a row): {why}. Training goes on; the one before is untouched"
         )
 
-    def _retain(self) -> None:
-        try:
-            every = self._groups.every
-            self._delete(every.together("choosing what to delete", self._surplus)[0])
-        except Exception as error:  # noqa: BLE001  (what is not deleted now is deleted next time)
-            self._tell(f"old checkpoints were not deleted: {group.describe(error)}")
-
-    def _surplus(self) -> tuple[str, ...]:
-        place = self._groups.place
-        if place.rank != 0:
-            return ()
-        # What may not be resumed from stays, and is not counted: the newest of what may would go for it.
-        kept = [kept_of(one) for one in listing.read(place.folder) if one.seal and self._counts(one)]
-        chosen = retain.plan(kept, self._keep, running_from=self._running_from)
-        if chosen.over:
-            self._tell(f"checkpoints exceed their budget by {chosen.over} bytes: what is left may not go")
-        return chosen.delete
-
-    def _counts(self, one: listing.Found) -> bool:
-        since, ceiling = self._bounds
-        newer = ceiling is not None and one.step > ceiling and one.attempt < (self._attempt or 0)
-        return one.finished and one.attempt >= since and not newer
-
-    def _delete(self, surplus: tuple[str, ...]) -> None:
-        place = self._groups.place
-        for name in surplus if place.leads else ():
-            failpoints.hit("retain", place.rank)
-            if (place.folder / name).is_dir():
-                durable.remove(place.folder / name)
+    def _refused(self, step: int, verdict: gate.Verdict) -> None:
+        """The same where it was not to be written."""
+        self.stats.refuse(verdict.text, state=verdict.state)
+        newest = f"the one of step {self.sealed.step}" if self.sealed else "what was there before this run"
+        self._tell(
+            f"{self.stats.warning(time.monotonic())}no checkpoint of step {step} "
+            f"({self.stats.refused_in_a_row} refused in a row): {verdict.text}. Training goes on, and the "
+            f'newest checkpoint is {newest} (nonfinite="allow" would keep what is not finite)'
+        )
 
     # -- facts
 
@@ -317,19 +316,6 @@ class Checkpointer:
     def _tell(self, text: str) -> None:
         if self._groups.place.rank == 0:
             self._say(text)
-
-
-def kept_of(found: listing.Found) -> retain.Kept:
-    """What retention wants to know of a sealed folder."""
-    assert found.seal is not None
-    return retain.Kept(
-        name=found.name,
-        digest=found.digest,
-        step=found.step,
-        attempt=found.attempt,
-        size=found.seal.size,
-        time=datetime.fromisoformat(found.seal.time),
-    )
 
 
 MAX_CURSOR: Final = 16 << 10

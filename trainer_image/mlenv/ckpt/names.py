@@ -8,6 +8,8 @@ from typing import Final
 SEAL: Final = "SEAL.json"
 PART: Final = "PART.json"
 STATE: Final = "state.json"
+OWNER: Final = "OWNER"
+"""Beside the checkpoints: the uid of the job that writes there."""
 SHARDS: Final = "shards"
 METADATA: Final = ".metadata"
 TMP: Final = ".tmp"

@@ -36,7 +36,10 @@ class Policy:
     hours: int = 0
     """The newest of each of so many hours back."""
     best: bool = True
-    """The one with the highest score."""
+    """The one with the highest score, where `metric` says what counts."""
+    metric: str | None = None
+    """The committed or logged metric that scores a checkpoint, as ``auc``; with a minus, as ``-loss``, less
+    is more."""
     budget: int | None = None
     """Bytes for all together."""
 
@@ -65,6 +68,27 @@ def plan(kept: Sequence[Kept], policy: Policy, *, running_from: str | None = Non
             left -= one.size
     over = max(0, left - policy.budget) if policy.budget is not None else 0
     return Plan(tuple(one.name for one in gone), over)
+
+
+def room(
+    kept: Sequence[Kept], policy: Policy, *, coming: int, short: int = 0, running_from: str | None = None
+) -> Plan:
+    """What goes before one more of about `coming` bytes is written, for a disk that is `short` bytes.
+
+    The budget holds with the new one in it, so it is never exceeded, unless what may not go (as in `plan`)
+    leaves no room for one more: the Plan says by how much, and the new one is written all the same.
+    """
+    ordered = sorted(kept, key=lambda one: (one.step, one.attempt), reverse=True)
+    sacred = _sacred(ordered, running_from)
+    budget = policy.budget
+    left = sum(one.size for one in ordered) + max(coming, ordered[0].size if ordered else 0)
+    gone: list[Kept] = []
+    for one in _by_worth(ordered, {one.digest for one in ordered} - sacred):
+        if short <= 0 and (budget is None or left <= budget):
+            break
+        gone.append(one)
+        left, short = left - one.size, short - one.size
+    return Plan(tuple(one.name for one in gone), max(0, left - budget) if budget is not None else 0)
 
 
 def _sacred(ordered: Sequence[Kept], running_from: str | None) -> set[str]:

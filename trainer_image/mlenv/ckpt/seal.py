@@ -136,6 +136,10 @@ class Seal(_Value):
     witness: Witness | None = None
     skipped: tuple[Window, ...] = ()
     metrics: dict[str, Metric] = {}
+    observed: dict[str, Metric] = {}
+    """How the loss has been lately, where it was committed."""
+    nonfinite: Text = ""
+    """What in it is not finite, where that was allowed; empty: it passed the gate."""
     parent: Hex64 | None = None
     """The checkpoint that this run went on from, or wrote before."""
 
