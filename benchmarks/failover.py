@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,8 +101,6 @@ class Operator:
     kubeconfig: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-    codes: Counter[int] = field(default_factory=Counter)
 
     @property
     def url(self) -> str:
@@ -122,8 +120,6 @@ class Operator:
                 return
             if code not in EXPECTED_CODES:
                 raise SystemExit(f"operator {self.name} ended with code {code}: see {self.log}")
-            self.codes[code] += 1
-        self.starts += 1
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlenv_operator", "run"],

@@ -123,7 +123,10 @@ def main() -> None:
         uvloop.run(serve(Still(args.jobs, args.pods), API_PORT))
         return
     size = [f"--jobs={args.jobs}", f"--pods={args.pods}"]
-    with tempfile.TemporaryDirectory() as folder, started([sys.executable, __file__, "--role=server", *size], {}):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started([sys.executable, __file__, "--role=server", *size], {}),
+    ):
         uvloop.run(reachable())
         argv = [sys.executable, "-m", "mlenv_operator", "run"]
         with started(argv, variables(Path(folder))) as operator:

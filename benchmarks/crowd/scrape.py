@@ -23,9 +23,7 @@ async def scraped(session: aiohttp.ClientSession, port: int) -> Samples:
     return {name: float(value) for name, _, value in lines}
 
 
-def histogram_quantile(
-    before: Mapping[str, float], after: Mapping[str, float], name: str, q: float
-) -> float:
+def histogram_quantile(before: Mapping[str, float], after: Mapping[str, float], name: str, q: float) -> float:
     """Upper bound of the bucket that holds this quantile of what came between two scrapes."""
     prefix, end = f'{name}_bucket{{le="', '"}'
     found = {

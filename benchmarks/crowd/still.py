@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from crowd.jobs import NAME, training_jobs
 
+from crowd.jobs import NAME, training_jobs
 from mlenv_api import names
 from mlenv_operator.core import actions as act
 from mlenv_operator.core.plan import plan
@@ -28,13 +28,20 @@ PODS_PER_NODE: Final = 100
 def running_job(pods: int) -> tuple[Raw, list[Raw]]:
     """A job as it is stored once all its pods run, and those pods: by the real plan."""
     job = training_jobs(pods, None).manifest(MODEL, NAMESPACE)
-    job["metadata"] |= {"uid": UID.format(0), "resourceVersion": "1", "generation": 1, "creationTimestamp": STAMP}
+    job["metadata"] |= {
+        "uid": UID.format(0),
+        "resourceVersion": "1",
+        "generation": 1,
+        "creationTimestamp": STAMP,
+    }
     job["metadata"]["managedFields"] = [_managed("bench", job["spec"]), _managed("mlenv-operator", {})]
     made: list[Raw] = []
     for turn in range(20):
         now = CREATED + timedelta(seconds=turn)
         views = tuple(view for one in made if (view := project_pod(one)) is not None)
-        found = plan(World(now=now, job=parse_job(job), pods=views, has_service=True, listening_since=CREATED))
+        found = plan(
+            World(now=now, job=parse_job(job), pods=views, has_service=True, listening_since=CREATED)
+        )
         made += [_running(one.manifest) for one in found.actions if isinstance(one, act.CreatePod)]
         if found.status is not None:
             job["status"] = found.status.wire()
@@ -73,7 +80,13 @@ def _running(manifest: Raw) -> Raw:
 def _managed(manager: str, spec: Raw) -> Raw:
     """Who set what: about as long as the thing itself."""
     fields = {f"f:{name}": {} for name in _paths(spec)}
-    return {"manager": manager, "operation": "Update", "time": STAMP, "fieldsType": "FieldsV1", "fieldsV1": fields}
+    return {
+        "manager": manager,
+        "operation": "Update",
+        "time": STAMP,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
+    }
 
 
 def _paths(value: Any) -> list[str]:
@@ -193,7 +206,9 @@ def _answer(body: Raw) -> web.Response:
 
 
 def _missing() -> web.Response:
-    return web.json_response({"kind": "Status", "code": 404, "reason": "NotFound", "message": "no"}, status=404)
+    return web.json_response(
+        {"kind": "Status", "code": 404, "reason": "NotFound", "message": "no"}, status=404
+    )
 
 
 async def serve(still: Still, port: int) -> None:

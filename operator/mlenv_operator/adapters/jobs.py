@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Raw = dict[str, Any]
 PARSED: Final = 1024
-"""Parsed jobs that are kept, 18 KB each. All are kept as compressed JSON, of which most take less than 1 KB."""
+"""Parsed jobs that are kept, 18 KB each. All are kept as compressed JSON, most in less than 1 KB."""
 
 
 class _Entry(NamedTuple):
