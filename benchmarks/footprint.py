@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import uvloop
 import yaml
+from crowd.ports import free_ports
 from crowd.scrape import histogram_quantile, scraped
 from crowd.still import Still, serve
 from crowd.usage import usage
@@ -29,8 +30,7 @@ from crowd.usage import usage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-API_PORT: Final = 18991
-PORT: Final = 18992
+PORT: Final = free_ports(1)[0]
 LAG: Final = "mlenv_operator_event_loop_lag_seconds"
 PATIENCE_S: Final = 300.0
 
@@ -46,10 +46,10 @@ def started(argv: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[b
         process.wait(30)
 
 
-def kubeconfig(folder: Path) -> Path:
+def kubeconfig(folder: Path, port: int) -> Path:
     """Of the server."""
     path = folder / "kubeconfig"
-    cluster = {"name": "still", "cluster": {"server": f"http://127.0.0.1:{API_PORT}"}}
+    cluster = {"name": "still", "cluster": {"server": f"http://127.0.0.1:{port}"}}
     context = {"name": "still", "context": {"cluster": "still", "user": "still"}}
     user = {"name": "still", "user": {"token": "x"}}
     config = {"clusters": [cluster], "contexts": [context], "users": [user], "current-context": "still"}
@@ -57,10 +57,10 @@ def kubeconfig(folder: Path) -> Path:
     return path
 
 
-def variables(folder: Path) -> dict[str, str]:
+def variables(folder: Path, port: int) -> dict[str, str]:
     """Of the operator."""
     return {
-        "KUBECONFIG": str(kubeconfig(folder)),
+        "KUBECONFIG": str(kubeconfig(folder, port)),
         "POD_NAMESPACE": "mlenv-system",
         "POD_NAME": "footprint",
         "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1",
@@ -82,10 +82,10 @@ async def settled(session: aiohttp.ClientSession, jobs: int) -> dict[str, float]
     raise SystemExit(f"the operator has not looked at {jobs} jobs within {PATIENCE_S:.0f} s")
 
 
-async def measure(pid: int, args: argparse.Namespace) -> dict[str, Any]:
+async def measure(pid: int, port: int, args: argparse.Namespace) -> dict[str, Any]:
     """From the start until all is quiet."""
     began = time.monotonic()
-    url = f"http://127.0.0.1:{API_PORT}/writes"
+    url = f"http://127.0.0.1:{port}/writes"
     async with aiohttp.ClientSession() as session:
         found = await settled(session, args.jobs)
         took = time.monotonic() - began
@@ -113,6 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pods", type=int, default=4, help="pods of each job")
     parser.add_argument("--rest", type=float, default=3, help="seconds until memory is looked at")
     parser.add_argument("--role", choices=["bench", "server"], default="bench", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -120,29 +121,30 @@ def main() -> None:
     """Run, print the table, and as the last line the figures as JSON."""
     args = arguments()
     if args.role == "server":
-        uvloop.run(serve(Still(args.jobs, args.pods), API_PORT))
+        uvloop.run(serve(Still(args.jobs, args.pods), args.port))
         return
-    size = [f"--jobs={args.jobs}", f"--pods={args.pods}"]
+    (port,) = free_ports(1)
+    server = [sys.executable, __file__, "--role=server", f"--port={port}"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        started([sys.executable, __file__, "--role=server", *size], {}),
+        started([*server, f"--jobs={args.jobs}", f"--pods={args.pods}"], {}),
     ):
-        uvloop.run(reachable())
+        uvloop.run(reachable(port))
         argv = [sys.executable, "-m", "mlenv_operator", "run"]
-        with started(argv, variables(Path(folder))) as operator:
-            found = uvloop.run(measure(operator.pid, args))
+        with started(argv, variables(Path(folder), port)) as operator:
+            found = uvloop.run(measure(operator.pid, port, args))
     for name, value in found.items():
         print(f"{name:<20}{value!s:>10}")
     print(json.dumps(found))
 
 
-async def reachable() -> None:
+async def reachable(port: int) -> None:
     """Wait for the server: it writes its pages first."""
     deadline = time.monotonic() + PATIENCE_S
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline:
             try:
-                async with session.get(f"http://127.0.0.1:{API_PORT}/writes"):
+                async with session.get(f"http://127.0.0.1:{port}/writes"):
                     return
             except aiohttp.ClientError:
                 await asyncio.sleep(0.1)
