@@ -110,7 +110,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--pods", type=int, default=4, help="pods of each job")
+    parser.add_argument("--pods", type=int, default=4, help="pods of each job, 16 at most")
     parser.add_argument("--rest", type=float, default=3, help="seconds until memory is looked at")
     parser.add_argument("--role", choices=["bench", "server"], default="bench", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)

@@ -23,6 +23,8 @@ STAMP: Final = "2026-01-01T00:00:00Z"
 MODEL: Final = NAME.format(0)
 UID: Final = "11111111-1111-4111-8111-{:012d}"
 PODS_PER_NODE: Final = 100
+MOST_PODS: Final = 16
+"""Of a job: addresses are numbered."""
 
 
 def running_job(pods: int) -> tuple[Raw, list[Raw]]:
@@ -183,7 +185,8 @@ def _numbered(model: Raw, number: int, index: int = 0, node: int = 0) -> bytes:
     """The same object of another job, with names, uids and an address of its own."""
     text = orjson.dumps(model)
     pod_uid = f"{number:08d}-2222-4222-8222-{index:012d}"
-    ip = f"10.{number >> 14 & 255}.{number >> 6 & 255}.{(number & 63) * 4 + index}"
+    serial = number * MOST_PODS + index
+    ip = f"10.{serial >> 16 & 255}.{serial >> 8 & 255}.{serial & 255}"
     for old, new in (
         (MODEL, NAME.format(number)),
         (UID.format(0)[::-1], pod_uid),
