@@ -256,6 +256,7 @@ class Bench:
 
     async def _start_cold(self, kube: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
         """Kill it, edit a job, start another: seconds until that job's status says so, and all it wrote."""
+        await self._rest(session)
         self.close()
         await asyncio.sleep(self._args.gap)
         canary = random.choice(list(self._view.jobs))
@@ -276,6 +277,15 @@ class Bench:
             "takeover_loop_lag_p99_ms": lag_ms({}, now),
             "takeover_rss_mb": round(self._memory(), 1),
         }
+
+    async def _rest(self, session: aiohttp.ClientSession) -> None:
+        """Until all jobs run again: what an operator has left undone, the next one must write."""
+        deadline = time.time() + self._args.patience
+        while self._view.phases["Running"] < self._args.jobs:
+            if time.time() > deadline:
+                raise SystemExit(f"not all jobs run again: {self._view.told()}")
+            await asyncio.sleep(0.2)
+        await idle(session)
 
     def _memory(self) -> float:
         return usage([self._operator.pid]).rss_mb
