@@ -20,13 +20,14 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import uvloop
 import yaml
+from crowd.ports import free_ports
 from fleet.launchers import Fleet
 
 from mlenv_api.protocol import BEAT_PATH
@@ -101,8 +102,6 @@ class Operator:
     kubeconfig: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-    codes: Counter[int] = field(default_factory=Counter)
 
     @property
     def url(self) -> str:
@@ -122,8 +121,6 @@ class Operator:
                 return
             if code not in EXPECTED_CODES:
                 raise SystemExit(f"operator {self.name} ended with code {code}: see {self.log}")
-            self.codes[code] += 1
-        self.starts += 1
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlenv_operator", "run"],
@@ -264,19 +261,6 @@ async def replicas(cluster: Cluster, folder: Path, args: argparse.Namespace) -> 
         yield Operator(name, ports[name], relay, kubeconfig, os.environ | variables)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses now."""
-    import socket  # noqa: PLC0415
-
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    found = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return found
-
-
 async def drained(client: Client, fleet: Fleet) -> int:
     """No new jobs; how many of the last ones do not come to their end."""
     fleet.replace = False
@@ -321,6 +305,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=30, help="jobs at a time")
     parser.add_argument("--pods", type=int, default=4, help="pods of each job")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--name", default="mlenv-bench-f", help="of the cluster, which is made anew")
     return parser.parse_args()
 
 
@@ -328,7 +313,7 @@ def main() -> None:
     """Run, print the table, and as the last line the figures as JSON."""
     args = arguments()
     random.seed(args.seed)
-    cluster = Cluster("mlenv-bench-f")
+    cluster = Cluster(args.name)
     cluster.down()
     cluster.up(nodes=1)
     folder = Path(tempfile.mkdtemp(prefix="failover-"))

@@ -12,10 +12,8 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,27 +22,37 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import uvloop
 from crowd import jobs, setup
-from crowd.burst import side_by_side
+from crowd.burst import connected, side_by_side
+from crowd.scrape import histogram_quantile, scraped
 from crowd.usage import usage
 from crowd.watch import watching
+from crowd.worlds import Worlds
 
 from mlenv_api import names
 from mlenv_local import fakenodes
 from mlenv_local.audit import AuditLog
-from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.resources import PODS, TRAINING_JOBS
-from mlenv_operator.kube.transport import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+
+    from crowd.scrape import Samples
 
     from mlenv_local import Cluster
+    from mlenv_operator.kube.client import Client
 
 NAMESPACE: Final = "bench-live"
-FLOORS: Final = {"rss_mb": 300.0, "status_lag_p99_s": 2.0, "takeover_s": 30.0, "loop_lag_p99_ms": 250.0}
+LAG: Final = "mlenv_operator_event_loop_lag_seconds"
+FLOORS: Final = {
+    "rss_mb": 300.0,
+    "status_lag_p99_s": 2.0,
+    "takeover_s": 30.0,
+    "loop_lag_p99_ms": 250.0,
+    "double_worlds": 0.0,
+}
+CONNECTIONS: Final = 32
 MOST_AWAITED_S: Final = 60.0
 Raw = dict[str, Any]
-Samples = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class View:
     def __init__(self) -> None:
         self.jobs: dict[str, Seen] = {}
         self.phases: Counter[str] = Counter()
+        self.worlds = Worlds()
         self._waiting: dict[str, tuple[Callable[[Seen], bool], asyncio.Future[float]]] = {}
 
     def saw(self, raw: Raw, now: float) -> None:
@@ -69,6 +78,7 @@ class View:
         name, status = raw["metadata"]["name"], raw.get("status") or {}
         attempt = (status.get("attempt") or {}).get("number", 0)
         seen = Seen(status.get("observedGeneration", -1), attempt, status.get("phase", ""))
+        self.worlds.saw(raw)
         self.phases[self.jobs.get(name, Seen()).phase] -= 1
         self.phases[seen.phase] += 1
         self.jobs[name] = seen
@@ -180,19 +190,22 @@ class Bench:
     def __init__(self, cluster: Cluster, args: argparse.Namespace) -> None:
         self._cluster, self._args = cluster, args
         self._view = View()
+        self._log = AuditLog(cluster.audit_log)
         self._operator = setup.start_outside(cluster)
 
     async def run(self) -> dict[str, Any]:
         """Everything; the figures."""
         async with (
-            client(self._cluster) as kube,
+            connected(self._cluster, CONNECTIONS) as kube,
             aiohttp.ClientSession() as session,
             watching(kube, NAMESPACE, {TRAINING_JOBS: self._view.saw}),
         ):
             filled = await self._fill(kube)
             held = await self._hold(kube, session)
             started = await self._start_cold(kube, session)
-        return {"jobs": self._args.jobs, "pods": self._args.pods, "fill_s": filled, **held, **started}
+        size = {"jobs": self._args.jobs, "pods": self._args.pods}
+        double = self._view.worlds.double(self._log.all_writes())
+        return {**size, "fill_s": filled, **held, **started, "double_worlds": double}
 
     def close(self) -> None:
         """End the operator."""
@@ -224,7 +237,7 @@ class Bench:
     async def _hold(self, kube: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
         """Changes, and what they cost."""
         say(f"all jobs run; {self._args.changes:g} changes a second for {self._args.seconds:g} s")
-        before, used, began = await samples(session), self._cpu(), time.time()
+        before, used, began = await scraped(session, setup.PORT), self._cpu(), time.time()
         changes = Changes(kube, self._view, self._args.pods)
         await changes.make(self._args.changes, self._args.seconds)
         lags, elapsed = changes.lags, time.time() - began
@@ -237,12 +250,13 @@ class Bench:
             "failure_lag_p99_s": quantile(lags.failures, 0.99),
             "changes": len(lags.edits) + len(lags.failures),
             "changes_lost": lags.lost,
-            "loop_lag_p99_ms": lag_ms(before, await samples(session), 0.99),
+            "loop_lag_p99_ms": lag_ms(before, await scraped(session, setup.PORT)),
             "operator_cpu_cores": round((self._cpu() - used) / elapsed, 3),
         }
 
     async def _start_cold(self, kube: Client, session: aiohttp.ClientSession) -> dict[str, Any]:
         """Kill it, edit a job, start another: seconds until that job's status says so, and all it wrote."""
+        await self._rest(session)
         self.close()
         await asyncio.sleep(self._args.gap)
         canary = random.choice(list(self._view.jobs))
@@ -260,9 +274,18 @@ class Bench:
             "takeover_s": None if at is None else round(at - began, 1),
             "takeover_settled_s": round(settled, 1),
             "takeover_writes": written.total() - leases,
-            "takeover_loop_lag_p99_ms": lag_ms({}, now, 0.99),
+            "takeover_loop_lag_p99_ms": lag_ms({}, now),
             "takeover_rss_mb": round(self._memory(), 1),
         }
+
+    async def _rest(self, session: aiohttp.ClientSession) -> None:
+        """Until all jobs run again: what an operator has left undone, the next one must write."""
+        deadline = time.time() + self._args.patience
+        while self._view.phases["Running"] < self._args.jobs:
+            if time.time() > deadline:
+                raise SystemExit(f"not all jobs run again: {self._view.told()}")
+            await asyncio.sleep(0.2)
+        await idle(session)
 
     def _memory(self) -> float:
         return usage([self._operator.pid]).rss_mb
@@ -271,40 +294,18 @@ class Bench:
         return usage([self._operator.pid]).cpu_s
 
 
-@asynccontextmanager
-async def client(cluster: Cluster) -> AsyncIterator[Client]:
-    """The administrator's."""
-    config = str(cluster.kubeconfig)
-    async with connect(user_agent="bench", kubeconfig=config, connections=32) as transport:
-        yield Client(transport, never_gated)
-
-
-async def samples(session: aiohttp.ClientSession) -> Samples:
-    """The operator's metrics by their whole names; none while it does not answer."""
-    try:
-        async with session.get(f"http://127.0.0.1:{setup.PORT}/metrics") as response:
-            text = await response.text()
-    except (aiohttp.ClientError, TimeoutError):
-        return {}
-    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, _, value in lines}
-
-
 async def idle(session: aiohttp.ClientSession) -> Samples:
     """The metrics, once every key has been looked at."""
     while True:
-        found = await samples(session)
+        found = await scraped(session, setup.PORT)
         if found.get("mlenv_operator_workqueue_oldest_key_seconds", 1.0) == 0:
             return found
         await asyncio.sleep(0.2)
 
 
-def lag_ms(before: Samples, after: Samples, q: float) -> float:
-    """Upper bound of the bucket that holds this quantile of the event loop's lag."""
-    pattern = re.compile(r'mlenv_operator_event_loop_lag_seconds_bucket\{le="(\S+)"\}')
-    found = {float(m[1]): after[name] - before.get(name, 0.0) for name in after if (m := pattern.match(name))}
-    total = found.get(float("inf"), 0.0)
-    return next((bound for bound in sorted(found) if found[bound] >= q * total), float("inf")) * 1000
+def lag_ms(before: Samples, after: Samples) -> float:
+    """Upper bound of the bucket that holds the 99th percentile of the event loop's lag."""
+    return histogram_quantile(before, after, LAG, 0.99) * 1000
 
 
 def quantile(values: list[float], q: float) -> float | None:

@@ -74,7 +74,7 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
 
     title = f"{kind.title}: {size.jobs} jobs of {size.pods} pods"
     async with (
-        _client(found, size.connections + len(sights)) as client,
+        connected(found, size.connections + len(sights)) as client,
         watching(client, namespace, sights),
         asyncio.TaskGroup() as group,
     ):
@@ -104,7 +104,7 @@ async def run_bare(
 
     title = f"A bare client: {size.jobs} gangs of {size.pods} pods"
     async with (
-        _client(found, size.connections + 1) as client,
+        connected(found, size.connections + 1) as client,
         watching(client, namespace, {PODS: pods_by(label, timeline)}),
         asyncio.TaskGroup() as group,
     ):
@@ -142,7 +142,7 @@ async def side_by_side(works: Iterable[Callable[[], Awaitable[None]]], width: in
 
 
 @asynccontextmanager
-async def _client(found: Cluster, connections: int) -> AsyncIterator[Client]:
+async def connected(found: Cluster, connections: int) -> AsyncIterator[Client]:
     """The administrator's client; the watches have connections of their own."""
     config = str(found.kubeconfig)
     async with connect(user_agent="bench", kubeconfig=config, connections=connections) as transport:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crowd.ports import free_ports
 from crowd.usage import find
 from mlenv_local import Cluster, audit, fakenodes, platform
 from mlenv_local.progress import Reporter
@@ -26,7 +27,8 @@ OUR_USER = audit.OPERATOR
 AGENT = "mlenv-operator/"
 JOB_CONTROLLER = "kube-controller-manager"
 JOB_CONTROLLER_USER = "system:serviceaccount:kube-system:job-controller"
-PORT = 18981
+PORT = free_ports(1)[0]
+"""Of an operator outside: another in every process."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import random
 import signal
@@ -28,8 +27,9 @@ from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.kopf_app import build_registry, run_kopf
 from mlenv_operator.adapters.metrics import ApiReport, LoopLag, Metrics, QueueReport
 from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.nodes import NodeNews
 from mlenv_operator.adapters.nudges import Nudges
-from mlenv_operator.adapters.observe import Observer, owners_on
+from mlenv_operator.adapters.observe import Observer
 from mlenv_operator.adapters.overlay import Overlay
 from mlenv_operator.adapters.pace import Pace
 from mlenv_operator.adapters.reconciler import Reconciler
@@ -45,6 +45,7 @@ from mlenv_operator.kube.leases import KubeLeaseStore
 from mlenv_operator.kube.resources import TRAINING_JOBS
 from mlenv_operator.kube.tokens import review_token
 from mlenv_operator.kube.transport import Transport, connect
+from mlenv_operator.runtime import heap
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.runtime.lease import LeadershipLostError, Lease, LeaseTiming, identity_of
 from mlenv_operator.runtime.workqueue import Backoff, QueueShutDown, WorkQueue
@@ -140,10 +141,11 @@ def connect_parts(parts: Parts) -> None:
             parts.state.overlay.seen(key, pod.name)
             parts.queue.add(key)
 
+    news = NodeNews(parts.state.caches.pods.views, parts.queue.add)
+
     def node_changed(change: Change[NodeView]) -> None:
         parts.observer.node_changed(change)
-        for key in owners_on(list(parts.state.caches.pods.views()), change.key.name):
-            parts.queue.add(key)
+        news.changed(change.key.name)
 
     def environment_changed(change: Change[EnvironmentView]) -> None:
         view = change.new or change.old
@@ -222,8 +224,9 @@ async def _end(parts: Parts, tasks: list[asyncio.Task[None]]) -> None:
 
 async def _lead(parts: Parts) -> None:
     """Wait for the caches, then for the Lease; then work as long as it is ours."""
-    for cache in parts.state.caches.all():
-        await cache.wait_synced()
+    async with heap.filling():
+        for cache in parts.state.caches.all():
+            await cache.wait_synced()
     await parts.lease.acquire()
     try:
         await _work_as_leader(parts)
@@ -237,24 +240,15 @@ async def _lead(parts: Parts) -> None:
 async def _work_as_leader(parts: Parts) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_keep(parts))
-        await parts.sweep.read_jobs()
-        _settle_memory()
+        async with heap.filling():
+            await parts.sweep.read_jobs()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         parts.observer.lead()
         parts.launchers.leading = True
         parts.metrics.leader.set(1)
         group.create_task(parts.sweep.run())
         for _ in range(parts.settings.workers):
             group.create_task(_work(parts))
-
-
-def _settle_memory() -> None:
-    """Caches live as long as the process: the garbage collector need not walk them again and again.
-
-    With 100,000 samples in a scrape its full collections were the longest stalls of the event loop.
-    """
-    gc.collect()
-    gc.freeze()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 async def _keep(parts: Parts) -> None:
@@ -274,6 +268,8 @@ async def _work(parts: Parts) -> None:
                 await _work_on(parts, key)
             finally:
                 parts.queue.done(key)
+            # A look that asks the API server for nothing never waits: a cold start has one for every job.
+            await asyncio.sleep(0)
 
 
 async def _work_on(parts: Parts, key: JobKey) -> None:

@@ -53,8 +53,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     s.persistence.diffbase_storage = NoDiffBase()  # 2.3 times the throughput
     s.persistence.finalizer = "mlenv.io/never-used"  # kopf's own name is shared by all its operators
     s.queueing.worker_limit = None  # a limit caps new objects per second, and can deadlock the start
-    s.queueing.idle_timeout = 0.3  # an idle worker holds 36 KB for so long
-    s.watching.chunk_size = 500  # memory at the start
+    s.queueing.idle_timeout = 0.05  # an idle worker holds 36 KB for so long
+    s.watching.chunk_size = 100  # each is parsed at one go, and there is a worker for each of its objects
     s.watching.server_timeout = 290  # streams are renewed; an int: it is sent as it is printed
     s.watching.client_timeout = 300
     s.watching.reconnect_backoff = 1.0  # the default 0.1 hammers a sick API server

@@ -119,8 +119,3 @@ class Observer:
             return node
         since = self._missing_nodes.setdefault(name, self._state.clock.now())
         return NodeView(name=name, ready=False, gone=True, since=since)
-
-
-def owners_on(pods: list[PodView], node: str) -> set[JobKey]:
-    """Jobs that have a pod on this node."""
-    return {JobKey(pod.namespace, pod.job_name) for pod in pods if pod.node == node}

@@ -30,12 +30,12 @@ class Recorder:
         self._client = client
         self._clock = clock
         self._instance = instance
-        self._said: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._said: OrderedDict[int, float] = OrderedDict()  # by hash: sentences are long, and many
 
     async def emit(self, job: JobView, event: Event) -> None:
         """Write the event, unless it was written just now."""
         now = self._clock.monotonic()
-        said = (job.uid, str(event.reason), event.message)
+        said = hash((job.uid, str(event.reason), event.message))
         if now - self._said.get(said, -REPEAT_S) < REPEAT_S:
             return
         self._said[said] = now

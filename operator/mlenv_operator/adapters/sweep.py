@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlenv_operator.kube.client import Client
 
 log = logging.getLogger(__name__)
+BETWEEN_TURNS: Final = 50
+"""So many jobs are gone through at a time; then others get their turn."""
 REVISION_AGE: Final = timedelta(hours=1)
 """A younger snapshot may be about to be referred to."""
 
@@ -36,9 +38,11 @@ class Sweep:
         """Read all jobs as they are stored now: the first act of a new leader."""
         keys = set(self._state.jobs.keys())
         async for page in self._client.list_pages(TRAINING_JOBS):
-            for raw in page.items:
+            for number, raw in enumerate(page.items):
                 self._state.jobs.put(raw)
                 keys.discard(_key(raw["metadata"]))
+                if number % BETWEEN_TURNS == 0:
+                    await asyncio.sleep(0)
         for key in keys:
             await self._check(key)
         for key in self._everything():
@@ -97,7 +101,7 @@ class Sweep:
         for number, job in enumerate(self._state.jobs.views()):
             if job.status.environment is not None:
                 used.add((job.key.namespace, job.status.environment.revision))
-            if number % 50 == 0:
+            if number % BETWEEN_TURNS == 0:
                 await asyncio.sleep(0)
         for one in old:
             if (one.namespace, one.name) not in used:

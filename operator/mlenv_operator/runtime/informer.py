@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 GONE: Final = 410
 SHORT_STREAM_S: Final = 1.0
 """A stream that ends sooner without a word counts as a failure, or the loop would spin."""
+SLICE: Final = 50
+"""So many objects of a page are taken in at a time; then others get their turn."""
 FAILURES_UNTIL_LIST: Final = 5
 """So many failures in a row and the version to go on from is no longer trusted: an etcd restored from a
 backup has never heard of it, and says so by time-outs, not by 410."""
@@ -160,10 +162,11 @@ class Informer(Generic[V]):
         self._feed(ListStarted())
         resource_version = ""
         async for page in self._source.pages():
-            self._feed(ListPage(page.items))
+            for start in range(0, len(page.items), SLICE):
+                self._feed(ListPage(page.items[start : start + SLICE]))
+                await asyncio.sleep(0)
             resource_version = page.resource_version
             self._came()
-            await asyncio.sleep(0)  # others get their turn between pages
         self._feed(ListEnded(resource_version))
         self._synced.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from sys import intern
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -195,4 +196,4 @@ class Reflector(Generic[V]):
 
 def _key(raw: Raw) -> ObjectKey:
     metadata = raw["metadata"]
-    return ObjectKey(metadata.get("namespace", ""), metadata["name"])
+    return ObjectKey(intern(metadata.get("namespace", "")), metadata["name"])

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from mlenv_operator.kube import errors
-from mlenv_operator.kube.client import Client, Selection
+from mlenv_operator.kube.client import PAGE, Client, Selection
 from mlenv_operator.kube.leases import KubeLeaseStore
 from mlenv_operator.kube.resources import LEASES, NODES, PODS, TOKEN_REVIEWS, TRAINING_JOBS
 from mlenv_operator.kube.sources import KindSource, list_metadata
@@ -44,8 +44,8 @@ async def test_lists_come_in_pages(client: Client, server: FakeServer) -> None:
     pages = [page async for page in client.list_pages(PODS, Selection(label_selector="a=b,c in (d)"))]
     assert [(len(page.items), page.resource_version) for page in pages] == [(1, "7"), (0, "7")]
     assert [query for _, _, query, _ in server.asked] == [
-        {"labelSelector": "a=b,c in (d)", "limit": "500"},
-        {"labelSelector": "a=b,c in (d)", "limit": "500", "continue": "a=+/&"},
+        {"labelSelector": "a=b,c in (d)", "limit": str(PAGE)},
+        {"labelSelector": "a=b,c in (d)", "limit": str(PAGE), "continue": "a=+/&"},
     ]
 
 

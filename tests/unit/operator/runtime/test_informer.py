@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlenv_operator.runtime.clock import FakeClock
-from mlenv_operator.runtime.informer import FAILURES_UNTIL_LIST, Informer
+from mlenv_operator.runtime.informer import FAILURES_UNTIL_LIST, SLICE, Informer
 from mlenv_operator.runtime.reflector import Reflector
 
 if TYPE_CHECKING:
@@ -167,3 +167,14 @@ async def test_a_mistake_in_a_handler_is_not_hidden() -> None:
     async with running(one) as task:
         with pytest.raises(LookupError):
             await task
+
+
+async def test_others_get_their_turn_within_a_long_page() -> None:
+    clock = FakeClock()
+    script = Script(clock, [[Page([raw(str(number)) for number in range(SLICE * 3)])]])
+    one, sizes = informer(script), set[int]()
+    async with running(one):
+        while not one.synced:
+            sizes.add(len(one))
+            await asyncio.sleep(0)
+    assert {SLICE, SLICE * 2, SLICE * 3} <= sizes
