@@ -7,12 +7,13 @@ import threading
 import time
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
 
 from mlenv import page, resume, state
 from mlenv.ckpt.errors import CheckpointError
+from mlenv.job import Job
 from mlenv.track import Tracker
 from mlenv_api.protocol import Progress
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import FrameType, TracebackType
 
-    from mlenv.job import Job
 
 RESERVED: Final = frozenset({"step", "time", "attempt", "samples", "steps_per_second"})
 """Names that every row of metrics.jsonl has already."""
@@ -50,6 +50,9 @@ class Session:
     and programs outside of one don't; None turns it off.
     """
 
+    _inside: ClassVar = False
+    """Whether a Session of this process is open."""
+
     def __init__(
         self,
         job: Job,
@@ -58,6 +61,7 @@ class Session:
         checkpoint: resume.Checkpoints | None = resume.AUTO,
         **things: Any,
     ) -> None:
+        _check_kinds(job, checkpoint)
         state.check(things)
         self.job: Final = job
         self.step = 0
@@ -75,6 +79,7 @@ class Session:
         self._life = _Life.NEW
         self._total: int | None = None
         self._pending = 0
+        self._loop: object = None
         data = things.get("data")
         self._position = data if isinstance(data, state.Positioned) else None
         self._committed: dict[str, Metric] = {}
@@ -90,9 +95,15 @@ class Session:
     def __enter__(self) -> Self:
         if self._life is not _Life.NEW:
             raise SessionError("a Session is entered once; make a new one for another run")
+        if Session._inside:
+            raise SessionError(
+                "a Session inside of another: both would report and listen to signals. Leave the first one's "
+                "with block before, or give all models to one Session"
+            )
         self._tracker.open()
         origin = self._resume() if self._policy else "fresh start at step 0"
         self._life = _Life.OPEN
+        Session._inside = True
         self._opened = time.monotonic()
         self._reported = (self.step, self._opened)
         if self._position is not None:
@@ -130,6 +141,7 @@ class Session:
             self._tracker.say(f"{how} at step {self.step}, after {time.monotonic() - self._opened:.1f} s")
         finally:
             self._life = _Life.OVER
+            Session._inside = False
             self._tracker.close()
             self._unlisten()
 
@@ -141,10 +153,10 @@ class Session:
         consumed what was given until a commit.
         """
         self._must_be_open("steps()")
-        if total < 0:
-            raise ValueError(f"steps({total}): a number of steps is not negative")
+        if not isinstance(total, int) or total < 0:
+            raise ValueError(f"steps({total}): a number of steps is whole, and not negative")
         self._total = total
-        return self._batches(total) if "data" in self._things else self._numbers(total)
+        return self._alone(self._batches(total) if "data" in self._things else self._numbers(total))
 
     def commit(self, *, samples: int | None = None, **metrics: Metric) -> None:
         """Mark the end of one optimizer step, with what is worth knowing about it, such as ``loss=loss``.
@@ -155,6 +167,11 @@ class Session:
         do so at one step, a few seconds later, and after saving.
         """
         self._must_be_open("commit()")
+        if self._total is None and self._position is None and "data" in self._things:
+            raise SessionError(
+                "commit() before steps(): nobody knows which batches were consumed. Take them from "
+                "`for batch in run.steps(n)`, or leave data= away if the loop brings its own"
+            )
         self.step += 1
         self._consume(samples)
         self._committed = {
@@ -205,6 +222,14 @@ class Session:
         return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics}
 
     # -- the loop
+
+    def _alone(self, given: Iterator[Any]) -> Iterator[Any]:
+        """The same, as long as no newer loop of this Session takes batches."""
+        self._loop = mine = object()
+        for batch in given:
+            yield batch
+            if self._loop is not mine:
+                raise SessionError("steps() inside of a loop over steps(): one loop takes all batches")
 
     def _numbers(self, total: int) -> Iterator[int]:
         while self.step < total:
@@ -306,6 +331,13 @@ class Session:
                 f"{what} {self._life.value} the with block: "
                 "write `with ml.Session(job, ...) as run:` around the loop"
             )
+
+
+def _check_kinds(job: object, checkpoint: object) -> None:
+    if not isinstance(job, Job):
+        raise TypeError(f"the first argument is the Job that ml.init() returned, not a {type(job).__name__}")
+    if not isinstance(checkpoint, resume.Checkpoints | None):
+        raise TypeError(f'checkpoint={checkpoint!r}: give ml.Checkpoints(folder="..."), or None for none')
 
 
 def _line(shown: Progress) -> str:
