@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlenv import data
     from mlenv.ckpt.checkpointer import Checkpointer
+    from mlenv.commandline import entry
     from mlenv.data.stream import Stream
     from mlenv.dist import wrap
     from mlenv.job import Job, init
@@ -27,6 +28,7 @@ __all__ = [
     "Stream",
     "__version__",
     "data",
+    "entry",
     "init",
     "wrap",
 ]
@@ -37,6 +39,7 @@ _HOMES: Final = {
     "Job": "mlenv.job",
     "Session": "mlenv.session",
     "Stream": "mlenv.data.stream",
+    "entry": "mlenv.commandline",
     "init": "mlenv.job",
     "wrap": "mlenv.dist",
 }

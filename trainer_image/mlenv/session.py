@@ -153,7 +153,7 @@ class Session:
         consumed what was given until a commit.
         """
         self._must_be_open("steps()")
-        if not isinstance(total, int) or total < 0:
+        if total < 0 or total != int(total):
             raise ValueError(f"steps({total}): a number of steps is whole, and not negative")
         self._total = total
         return self._alone(self._batches(total) if "data" in self._things else self._numbers(total))
