@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = pagecode.programs()
 APART = {"start", "fsdp"}
-LOOPS = sorted(PROGRAMS.keys() - APART - {name for name in PROGRAMS if name.startswith(("trainer", "entry"))})
+LOOPS = sorted(PROGRAMS.keys() - APART - {name for name in PROGRAMS if name.startswith("entry")})
 CUT = 14
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlenv.job import Job, init
     from mlenv.resume import Checkpoints
     from mlenv.session import Session
+    from mlenv.trainer import Trainer
 
 __version__: Final = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Job",
     "Session",
     "Stream",
+    "Trainer",
     "__version__",
     "data",
     "entry",
@@ -39,6 +41,7 @@ _HOMES: Final = {
     "Job": "mlenv.job",
     "Session": "mlenv.session",
     "Stream": "mlenv.data.stream",
+    "Trainer": "mlenv.trainer",
     "entry": "mlenv.commandline",
     "init": "mlenv.job",
     "wrap": "mlenv.dist",
