@@ -67,6 +67,25 @@ def test_a_loop_in_a_loop(job: ml.Job) -> None:
         assert run.step == 6
 
 
+@pytest.mark.parametrize("cut", [3, 5, 6, 9])
+def test_several_loops_go_on_where_the_one_before_stopped(job: ml.Job, cut: int) -> None:
+    def train(name: str, upto: int, checkpoint: ml.Checkpoints | None = None) -> list[float]:
+        seen = []
+        own = ml.Job(run_dir=job.run_dir / name)
+        with ml.Session(own, checkpoint=checkpoint, net=nn.Linear(1, 1), data=DATA) as run:
+            for total in (3, 5, 12):
+                for batch in run.steps(min(total, upto)):
+                    seen.append(batch.item())
+                    run.commit()
+            assert run.epoch == (min(12, upto) - 1) // 5
+        return seen
+
+    whole = train("whole", 12)
+    assert whole == [number % 5 for number in range(12)]
+    kept = ml.Checkpoints(every_steps=cut)
+    assert train("cut", cut, kept) + train("cut", 12, kept) == whole
+
+
 def test_a_loop_left_without_commit_has_done_no_step(job: ml.Job, capsys: pytest.CaptureFixture[str]) -> None:
     with session(job, data=DATA) as run:
         for _ in run.steps(3):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
 
-from mlenv import page, resume, state
+from mlenv import batches, page, resume, state
 from mlenv.ckpt.errors import CheckpointError
 from mlenv.job import Job
 from mlenv.track import Tracker
@@ -80,6 +80,7 @@ class Session:
         self._total: int | None = None
         self._pending = 0
         self._loop: object = None
+        self._left: Iterator[Any] | None = None
         data = things.get("data")
         self._position = data if isinstance(data, state.Positioned) else None
         self._committed: dict[str, Metric] = {}
@@ -142,6 +143,7 @@ class Session:
         finally:
             self._life = _Life.OVER
             Session._inside = False
+            self._left = None
             self._tracker.close()
             self._unlisten()
 
@@ -241,21 +243,20 @@ class Session:
                 )
 
     def _batches(self, total: int) -> Iterator[Any]:
-        data = self._things["data"]
         if self._position is not None:
             self._position.begin()
         barren = False
         while self.step < total:
             before = self.step
             count = 0
-            _set_epoch(data, self.epoch)
-            rest = self._keeper is not None and self._keeper.resumed
-            for batch in self._keeper.batches() if self._keeper else data:
+            given, rest = self._pass()
+            for batch in given:
                 count += 1
-                self._pending += _samples_in(batch)
+                self._pending += batches.samples_in(batch)
                 yield batch
                 if self.step >= total:
                     return
+            self._left = None
             if self._position is None:
                 self.epoch += 1
             # The rest of an epoch may be less than the batches of one step; a whole one more is not.
@@ -265,6 +266,20 @@ class Session:
                 )
                 raise SessionError(f"{what}: this loop would never end")
             barren = self.step == before
+
+    def _pass(self) -> tuple[Iterator[Any], bool]:
+        """The batches of a pass; and whether they are the rest of one, after a restart or another loop.
+
+        Both go on at the same batch, so a program with several loops goes on like one that was not cut off.
+        """
+        if self._left is not None:
+            return self._left, True
+        data = self._things["data"]
+        batches.set_epoch(data, self.epoch)
+        rest = self._keeper is not None and self._keeper.resumed
+        given = iter(self._keeper.batches() if self._keeper else data)
+        self._left = given if self._position is None else None
+        return given, rest
 
     def _consume(self, samples: int | None) -> None:
         counted = (self._pending if samples is None else samples) * self.job.world_size
@@ -363,23 +378,3 @@ def _number(name: str, value: Metric) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be one number (or a tensor of one element): {error}") from None
-
-
-def _samples_in(batch: Any) -> int:
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.ndim else 1
-    rows = getattr(batch, "rows", None)
-    if isinstance(rows, int):
-        return rows  # our batches, and ragged features
-    if isinstance(batch, dict):
-        batch = tuple(batch.values())
-    if isinstance(batch, tuple | list):
-        return next((count for item in batch if (count := _samples_in(item))), 0)
-    return 0
-
-
-def _set_epoch(data: Any, epoch: int) -> None:
-    for thing in (data, getattr(data, "sampler", None)):
-        set_epoch = getattr(thing, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(epoch)
