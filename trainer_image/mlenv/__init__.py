@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlenv import data
     from mlenv.ckpt.checkpointer import Checkpointer
+    from mlenv.commandline import entry
     from mlenv.data.stream import Stream
     from mlenv.dist import wrap
     from mlenv.job import Job, init
     from mlenv.resume import Checkpoints
     from mlenv.session import Session
+    from mlenv.trainer import Trainer
 
 __version__: Final = "0.1.0"
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "Job",
     "Session",
     "Stream",
+    "Trainer",
     "__version__",
     "data",
+    "entry",
     "init",
     "wrap",
 ]
@@ -37,6 +41,8 @@ _HOMES: Final = {
     "Job": "mlenv.job",
     "Session": "mlenv.session",
     "Stream": "mlenv.data.stream",
+    "Trainer": "mlenv.trainer",
+    "entry": "mlenv.commandline",
     "init": "mlenv.job",
     "wrap": "mlenv.dist",
 }

@@ -7,12 +7,13 @@ import threading
 import time
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
 
-from mlenv import page, resume, state
+from mlenv import batches, page, resume, state
 from mlenv.ckpt.errors import CheckpointError
+from mlenv.job import Job
 from mlenv.spikes import Spikes
 from mlenv.track import Tracker
 from mlenv_api.protocol import Progress
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from types import FrameType, TracebackType
 
-    from mlenv.job import Job
 
 RESERVED: Final = frozenset({"step", "time", "attempt", "samples", "steps_per_second"})
 """Names that every row of metrics.jsonl has already."""
@@ -52,6 +52,9 @@ class Session:
     and programs outside of one don't; None turns it off.
     """
 
+    _inside: ClassVar = False
+    """Whether a Session of this process is open."""
+
     def __init__(
         self,
         job: Job,
@@ -60,6 +63,7 @@ class Session:
         checkpoint: resume.Checkpoints | None = resume.AUTO,
         **things: Any,
     ) -> None:
+        _check_kinds(job, checkpoint)
         state.check(things)
         self.job: Final = job
         self.step = 0
@@ -78,6 +82,8 @@ class Session:
         self._life = _Life.NEW
         self._total: int | None = None
         self._pending = 0
+        self._loop: object = None
+        self._left: Iterator[Any] | None = None
         data = things.get("data")
         self._position = data if isinstance(data, state.Positioned) else None
         self._committed: dict[str, Metric] = {}
@@ -93,9 +99,15 @@ class Session:
     def __enter__(self) -> Self:
         if self._life is not _Life.NEW:
             raise SessionError("a Session is entered once; make a new one for another run")
+        if Session._inside:
+            raise SessionError(
+                "a Session inside of another: both would report and listen to signals. Leave the first one's "
+                "with block before, or give all models to one Session"
+            )
         self._tracker.open()
         origin = self._resume() if self._policy else "fresh start at step 0"
         self._life = _Life.OPEN
+        Session._inside = True
         self._opened = time.monotonic()
         self._reported = (self.step, self._opened)
         if self._position is not None:
@@ -133,6 +145,8 @@ class Session:
             self._tracker.say(f"{how} at step {self.step}, after {time.monotonic() - self._opened:.1f} s")
         finally:
             self._life = _Life.OVER
+            Session._inside = False
+            self._left = None
             self._tracker.close()
             self._unlisten()
 
@@ -144,10 +158,10 @@ class Session:
         consumed what was given until a commit.
         """
         self._must_be_open("steps()")
-        if total < 0:
-            raise ValueError(f"steps({total}): a number of steps is not negative")
+        if total < 0 or total != int(total):
+            raise ValueError(f"steps({total}): a number of steps is whole, and not negative")
         self._total = total
-        return self._batches(total) if "data" in self._things else self._numbers(total)
+        return self._alone(self._batches(total) if "data" in self._things else self._numbers(total))
 
     def commit(self, *, samples: int | None = None, **metrics: Metric) -> None:
         """Mark the end of one optimizer step, with what is worth knowing about it, such as ``loss=loss``.
@@ -158,6 +172,11 @@ class Session:
         do so at one step, a few seconds later, and after saving.
         """
         self._must_be_open("commit()")
+        if self._total is None and self._position is None and "data" in self._things:
+            raise SessionError(
+                "commit() before steps(): nobody knows which batches were consumed. Take them from "
+                "`for batch in run.steps(n)`, or leave data= away if the loop brings its own"
+            )
         self.step += 1
         self._consume(samples)
         self._committed = {
@@ -214,6 +233,14 @@ class Session:
 
     # -- the loop
 
+    def _alone(self, given: Iterator[Any]) -> Iterator[Any]:
+        """The same, as long as no newer loop of this Session takes batches."""
+        self._loop = mine = object()
+        for batch in given:
+            yield batch
+            if self._loop is not mine:
+                raise SessionError("steps() inside of a loop over steps(): one loop takes all batches")
+
     def _numbers(self, total: int) -> Iterator[int]:
         while self.step < total:
             before = self.step
@@ -224,21 +251,20 @@ class Session:
                 )
 
     def _batches(self, total: int) -> Iterator[Any]:
-        data = self._things["data"]
         if self._position is not None:
             self._position.begin()
         barren = False
         while self.step < total:
             before = self.step
             count = 0
-            _set_epoch(data, self.epoch)
-            rest = self._keeper is not None and self._keeper.resumed
-            for batch in self._keeper.batches() if self._keeper else data:
+            given, rest = self._pass()
+            for batch in given:
                 count += 1
-                self._pending += _samples_in(batch)
+                self._pending += batches.samples_in(batch)
                 yield batch
                 if self.step >= total:
                     return
+            self._left = None
             if self._position is None:
                 self.epoch += 1
             # The rest of an epoch may be less than the batches of one step; a whole one more is not.
@@ -248,6 +274,20 @@ class Session:
                 )
                 raise SessionError(f"{what}: this loop would never end")
             barren = self.step == before
+
+    def _pass(self) -> tuple[Iterator[Any], bool]:
+        """The batches of a pass; and whether they are the rest of one, after a restart or another loop.
+
+        Both go on at the same batch, so a program with several loops goes on like one that was not cut off.
+        """
+        if self._left is not None:
+            return self._left, True
+        data = self._things["data"]
+        batches.set_epoch(data, self.epoch)
+        rest = self._keeper is not None and self._keeper.resumed
+        given = iter(self._keeper.batches() if self._keeper else data)
+        self._left = given if self._position is None else None
+        return given, rest
 
     def _consume(self, samples: int | None) -> None:
         counted = (self._pending if samples is None else samples) * self.job.world_size
@@ -324,6 +364,13 @@ class Session:
             )
 
 
+def _check_kinds(job: object, checkpoint: object) -> None:
+    if not isinstance(job, Job):
+        raise TypeError(f"the first argument is the Job that ml.init() returned, not a {type(job).__name__}")
+    if not isinstance(checkpoint, resume.Checkpoints | None):
+        raise TypeError(f'checkpoint={checkpoint!r}: give ml.Checkpoints(folder="..."), or None for none')
+
+
 def _line(shown: Progress, without: AbstractSet[str]) -> str:
     step, total, rate = shown.step, shown.total_steps, shown.steps_per_second
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
@@ -347,23 +394,3 @@ def _number(name: str, value: Metric) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be one number (or a tensor of one element): {error}") from None
-
-
-def _samples_in(batch: Any) -> int:
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.ndim else 1
-    rows = getattr(batch, "rows", None)
-    if isinstance(rows, int):
-        return rows  # our batches, and ragged features
-    if isinstance(batch, dict):
-        batch = tuple(batch.values())
-    if isinstance(batch, tuple | list):
-        return next((count for item in batch if (count := _samples_in(item))), 0)
-    return 0
-
-
-def _set_epoch(data: Any, epoch: int) -> None:
-    for thing in (data, getattr(data, "sampler", None)):
-        set_epoch = getattr(thing, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(epoch)

@@ -57,16 +57,15 @@ def check(things: Mapping[str, object]) -> None:
 
 def _check_optimizers(things: Mapping[str, object]) -> None:
     models = {name: thing for name, thing in things.items() if isinstance(thing, nn.Module)}
-    if not models:
-        return
     known = {id(parameter) for model in models.values() for parameter in model.parameters()}
     for name, thing in things.items():
         groups = getattr(thing, "param_groups", None)
         if isinstance(groups, list):
             strangers = sum(id(p) not in known for group in groups for p in group["params"])
             if strangers:
+                where = " or ".join(models) or "any model"
                 raise ValueError(
-                    f"{name} holds {strangers} parameter(s) that are not in {' or '.join(models)}: "
+                    f"{name} holds {strangers} parameter(s) that are not in {where}: "
                     "it would train something else. Build the optimizer after the model is in its final form "
                     "(fully_shard and others replace parameters), and hand every trained model to the Session"
                 )

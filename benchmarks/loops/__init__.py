@@ -1,0 +1,1 @@
+"""Loops that train the same, for the benchmark ``checkpoint``."""
