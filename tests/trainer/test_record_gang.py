@@ -277,6 +277,7 @@ def test_a_second_session_of_a_program_proposes_nothing(rig: Rig, server: Server
     one.start(2)
     one.done()
     assert len(one.said("began")) == 2
+    until(lambda: server.sealed["p"].step == 6, "the last seal")
     assert one.origin is not None
     assert one.origin.checkpoint is not None
     assert one.origin.checkpoint.step == 4
@@ -285,7 +286,11 @@ def test_a_second_session_of_a_program_proposes_nothing(rig: Rig, server: Server
 def test_a_launcher_alone_is_its_own_record(rig: Rig) -> None:
     (rig.folder / "record.py").write_text(PROGRAM)
     env = {"MLENV_RUN_DIR": str(rig.folder / "run"), "MLENV_JOB_UID": "uid-1"}
+    env["MLENV_CHECKPOINT"] = json.dumps({"intervalSteps": 2})
     for number in (1, 2):
         process, log = rig.start(["--nproc-per-node", "2", "record.py"], f"alone-{number}", env)
         assert process.wait(DEADLINE) == 0, log.read_text()
     assert json.loads((rig.folder / "run" / "origin.json").read_text())["attempt"] == 1
+    sealed = [one.name for one in (rig.folder / "run" / "checkpoints").iterdir()]
+    assert "step-000000000006.a1" in sealed
+    assert "goes on from step 6, saved by attempt 1" in log.read_text()

@@ -216,6 +216,11 @@ def test_a_killed_gang_goes_on_and_ends_as_if_nothing_had_been(
     ends = gang.until_done()
     start = gang.went_on_from()
     assert 0 < start <= step
+    origin = server.origins["p", 2].checkpoint
+    assert origin is not None
+    assert (origin.attempt, origin.step) == (1, start)
+    assert all(any(b.sealed == origin for b in server.beats[pod]) for pod in ("p0", "p1"))
+    assert not any(b.origin for b in server.beats["p1"])
     assert [end["weights"] for end in ends] == [end["weights"] for end in undisturbed]
     assert witness(ends) == witness(undisturbed)
     assert [(e["step"], e["samples"], e["epoch"]) for e in ends] == [(STEPS, 24 * STEPS, 1)] * 2

@@ -168,7 +168,7 @@ class Keeper:
     def begin(self) -> Begun:
         """Go on from the newest usable checkpoint, once that is recorded. Raises CheckpointError."""
         mine = self._rules if self._first else self._rules.later
-        start = self._ck.restore(since=mine.since if mine.known else None, ceiling=mine.ceiling)
+        start = self._ck.restore(since=mine.since, ceiling=mine.ceiling, again=not self._first)
         own, lost = start.seal, ""
         if own is None:
             lost = mine.lost(self.folder, durable=self._durable)

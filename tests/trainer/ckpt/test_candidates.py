@@ -43,6 +43,15 @@ def test_a_ceiling_bounds_all() -> None:
     assert steps([[found(whole(3)), found(whole(5))]], ceiling=4) == [(3, 1)]
 
 
+def test_one_that_was_made_although_it_is_not_finite_is_for_who_allows_it() -> None:
+    bad = whole(5).model_copy(update={"nonfinite": "net.weight has 3 NaN"})
+    listed = [[found(whole(3)), found(bad)]]
+    assert steps(listed) == [(5, 1), (3, 1)]
+    assert steps(listed, finite=True) == [(3, 1)]
+    (refusal,) = choose(listed, job="uid", finite=True).refusals
+    assert "net.weight has 3 NaN" in refusal.why
+
+
 def test_a_ceiling_of_0_is_a_new_start() -> None:
     assert choose([[found(whole(3))]], job="uid", ceiling=0).empty
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlenv.ckpt import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mlenv.ckpt.listing import Found
     from mlenv.ckpt.seal import Part, Seal
@@ -74,14 +75,17 @@ def choose(
     since: int = 1,
     ceiling: int | None = None,
     only: str | None = None,
+    finite: bool = False,
 ) -> Choice:
     """Order what all folders list: by step, then attempt, the newest first.
 
     What attempts before `since` saved is not looked at, as if it were not there. `ceiling` is a step that
     nothing newer may be used than (0 is back to the beginning: then nothing is, and training starts anew);
-    `only` the digest of the one that may be used.
+    `only` the digest of the one that may be used. `finite` refuses those that were made although they hold
+    NaN or infinities.
     """
     choice = Choice()
+    against = partial(_against, job=job, ceiling=ceiling, only=only, finite=finite)
     known: dict[str, list[tuple[int, Found]]] = {}
     for number, listing in enumerate(listings):
         for found in listing:
@@ -93,26 +97,20 @@ def choose(
             else:
                 known.setdefault(found.digest, []).append((number, found))
     for digest, places in known.items():
-        _sort_in(choice, digest, places, job=job, ceiling=ceiling, only=only)
+        _sort_in(choice, digest, places, against)
     choice.candidates.sort(key=lambda one: (one.seal.step, one.seal.attempt, one.digest), reverse=True)
     return choice
 
 
 def _sort_in(
-    choice: Choice,
-    digest: str,
-    places: list[tuple[int, Found]],
-    *,
-    job: str,
-    ceiling: int | None,
-    only: str | None,
+    choice: Choice, digest: str, places: list[tuple[int, Found]], against: Callable[[Seal, str], str]
 ) -> None:
     finished = frozenset(number for number, found in places if found.finished)
     if not finished:
         return  # sealed nowhere: the save was cut off before it counted
     whole = places[0][1].seal
     assert whole is not None
-    why = _against(whole, digest, job=job, ceiling=ceiling, only=only)
+    why = against(whole, digest)
     if why:
         choice.refusals.append(Refusal(whole.folder, why))
     else:
@@ -120,13 +118,17 @@ def _sort_in(
         choice.candidates.append(Candidate(digest, whole, finished, unfinished))
 
 
-def _against(whole: Seal, digest: str, *, job: str, ceiling: int | None, only: str | None) -> str:
+def _against(
+    whole: Seal, digest: str, *, job: str, ceiling: int | None, only: str | None, finite: bool
+) -> str:
     if job and whole.job and whole.job != job:
         return f"it belongs to another job ({whole.job})"
     if ceiling is not None and whole.step > ceiling:
         return f"it is newer than step {ceiling}, to which the run was rolled back"
     if only is not None and digest != only:
         return f"the job's record names another one ({only[:12]})"
+    if finite and whole.nonfinite:
+        return f'it is not finite, which only nonfinite="allow" goes on from: {whole.nonfinite}'
     return ""
 
 

@@ -94,24 +94,24 @@ class Checkpointer:
         self,
         *,
         past: bool = False,
-        since: int | None = None,
+        since: int = 1,
         ceiling: int | None = None,
         only: str | None = None,
+        again: bool = False,
     ) -> Start:
         """Go on from the newest checkpoint that is whole and fits; at step 0 when there never was one.
 
         Older ones are tried when a newer one is damaged, and it is said why. `past`: it is known that there
-        was a checkpoint, so an empty folder is an error. `since`: use nothing that an older attempt saved;
-        there is a record then, and attempts have its numbers. `ceiling`: use nothing newer than this step.
-        `only`: the digest of the one to use. Raises ListingFailed, NothingToResume: never starts afresh
-        because something could not be read.
+        was a checkpoint, so an empty folder is an error. `since`: use nothing that an older attempt saved.
+        `ceiling`: use nothing newer than this step. `only`: the digest of the one to use. `again`: this
+        attempt has saved before, and goes on under its own number. Raises ListingFailed, NothingToResume:
+        never starts afresh because something could not be read.
         """
         found = Restore(self._groups, self._living, self._job.uid, self._tell).run(
-            past=past, since=since or 1, ceiling=ceiling, only=only
+            past=past, since=since, ceiling=ceiling, only=only, finite=self._nonfinite == "refuse"
         )
-        # A number that no other run has written under; by a record, that is the attempt's own.
-        self._attempt = max(self._job.attempt, found.newest_attempt + (since is None))
-        self.house.keep_to(since or 1, ceiling, self._attempt)
+        self._attempt = max(self._job.attempt, found.newest_attempt + (not again))
+        self.house.keep_to(since, ceiling, self._attempt)
         self._parent = self.house.running_from = found.start.digest
         if found.loader is not None:
             found.loader.generators(self._job.seed)

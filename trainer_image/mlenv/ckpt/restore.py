@@ -60,11 +60,13 @@ class Restore:
         self._tell = tell
         self._ignored = ignored
 
-    def run(self, *, past: bool, since: int, ceiling: int | None, only: str | None) -> Restored:
+    def run(self, *, past: bool, since: int, ceiling: int | None, only: str | None, finite: bool) -> Restored:
         """Raises ListingFailed, NothingToResume and other CheckpointErrors."""
         listings = self._list()
         newest = max((one.attempt for listed in listings for one in listed), default=0)
-        choice = candidates.choose(listings, job=self._job, since=since, ceiling=ceiling, only=only)
+        choice = candidates.choose(
+            listings, job=self._job, since=since, ceiling=ceiling, only=only, finite=finite
+        )
         if choice.empty and not past:
             self._tell(f"no checkpoint in {self._place.folder}: a fresh start at step 0")
             return Restored(Start(), newest, None)
