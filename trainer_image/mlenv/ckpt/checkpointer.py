@@ -263,17 +263,25 @@ class Checkpointer:
         place = self._groups.place
         if place.rank != 0:
             return ()
-        # What may not be resumed from stays, and is not counted: the newest of what may would go for it.
-        kept = [kept_of(one) for one in listing.read(place.folder) if one.seal and self._counts(one)]
+        kept = [kept_of(one) for one in self._counted(listing.read(place.folder))]
         chosen = retain.plan(kept, self._keep, running_from=self._running_from)
         if chosen.over:
             self._tell(f"checkpoints exceed their budget by {chosen.over} bytes: what is left may not go")
         return chosen.delete
 
-    def _counts(self, one: listing.Found) -> bool:
+    def _counted(self, listed: list[listing.Found]) -> list[listing.Found]:
+        """What may be resumed from, and what a roll back left behind that this run has passed since.
+
+        The rest stays: as the newest there is, it would have what this run writes deleted.
+        """
         since, ceiling = self._bounds
-        newer = ceiling is not None and one.step > ceiling and one.attempt < (self._attempt or 0)
-        return one.finished and one.attempt >= since and not newer
+        own = max((one.step for one in listed if one.attempt == self._attempt), default=0)
+        most = None if ceiling is None else max(ceiling, own)
+        return [
+            one
+            for one in listed
+            if one.seal and one.finished and one.attempt >= since and (most is None or one.step <= most)
+        ]
 
     def _delete(self, surplus: tuple[str, ...]) -> None:
         place = self._groups.place
