@@ -10,7 +10,7 @@ from mlenv.ckpt import durable, failpoints, group, listing, retain, room
 from mlenv.ckpt.errors import CheckpointError, NothingToResume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     import torch
@@ -36,9 +36,10 @@ class House:
         self._since, self._ceiling, self._attempt = 1, math.inf, 1
 
     def keep_to(self, since: int, ceiling: int | None, attempt: int) -> None:
-        """What may not be resumed from stays, and is not counted: the newest of what may would go for it.
+        """What may not be resumed from stays, and is not counted: what this run writes would go for it.
 
-        Such are those that attempts before `since` saved, and those above `ceiling` that are not `attempt`'s.
+        Such is what attempts before `since` saved; and what a roll back to `ceiling` left behind, until
+        `attempt`, which is this one, has passed it.
         """
         self._since, self._attempt = since, attempt
         self._ceiling = math.inf if ceiling is None else ceiling
@@ -94,8 +95,8 @@ class House:
         # Another job's are not ours to delete, and no reason to delete ours.
         kept = [
             kept_of(one, self.policy.metric)
-            for one in listing.read(place.folder)
-            if one.seal and one.seal.job in ("", self._job) and self._counts(one)
+            for one in self._counted(listing.read(place.folder))
+            if one.seal and one.seal.job in ("", self._job)
         ]
         chosen = choose(kept)
         if chosen.over > _NEWS * self._over:
@@ -108,9 +109,10 @@ class House:
             )
         return chosen.delete
 
-    def _counts(self, one: listing.Found) -> bool:
-        newer = one.step > self._ceiling and one.attempt < self._attempt
-        return one.finished and one.attempt >= self._since and not newer
+    def _counted(self, listed: Sequence[listing.Found]) -> list[listing.Found]:
+        own = max((one.step for one in listed if one.attempt == self._attempt), default=0)
+        most = max(self._ceiling, own)
+        return [one for one in listed if one.finished and one.attempt >= self._since and one.step <= most]
 
     def _delete(self, surplus: tuple[str, ...]) -> None:
         place = self._groups.place
