@@ -25,6 +25,10 @@ MAX_RECORDS: Final = 10
 MAX_SENTENCE: Final = 2048
 
 
+_SAME_WORLD: Final = TERMINAL | {AttemptState.SUSPENDING}
+"""What ranks ran from stays said when they end, or are being ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """A policy's decision: the attempt goes to another state."""
@@ -48,7 +52,9 @@ def enter(
 ) -> TrainingJobStatus:
     """The stored status with its attempt in another state; ``attempt`` and ``changes`` replace fields."""
     old = scene.status.attempt
-    base = {"number": old.number, "timeouts": old.timeouts} if old else {"number": 1}
+    base: dict[str, Any] = {"number": old.number, "timeouts": old.timeouts} if old else {"number": 1}
+    if old and state in _SAME_WORLD:
+        base["origin"] = old.origin
     moved = Attempt(**{**base, "state": state, "since": scene.now, **(attempt or {})})
     update = {"attempt": moved, **_active(scene, state), **changes}
     if state in TERMINAL:

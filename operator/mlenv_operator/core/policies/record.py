@@ -86,7 +86,7 @@ def _events(scene: Scene, attempt: Attempt, origin: Origin, lost: int | None) ->
         return _afresh(scene, attempt, origin, lost)
     if foreign(scene):
         where = scene.spec.checkpoint.resume.from_
-        return (Event(Reason.RESUMED, f"attempt {number} starts from step {chosen.step} of {where}"),)
+        return (Event(Reason.RESUMED, f"attempt {number} starts at step {chosen.step}, from {where}"),)
     again = f"; {plural(lost, 'step')} {'is' if lost == 1 else 'are'} done again" if lost else ""
     message = f"attempt {number} goes on from step {chosen.step}, saved by attempt {chosen.attempt}{again}"
     unused = _unused(scene, chosen.step)
