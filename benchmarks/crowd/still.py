@@ -81,7 +81,7 @@ def _running(manifest: Raw) -> Raw:
 
 def _managed(manager: str, spec: Raw) -> Raw:
     """Who set what: about as long as the thing itself."""
-    fields = {f"f:{name}": {} for name in _paths(spec)}
+    fields: Raw = {f"f:{name}": {} for name in _paths(spec)}
     return {
         "manager": manager,
         "operation": "Update",
