@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +29,19 @@ SMALL = Size(width=16, depth=1, batch=8, steps=12, table=100, rows=400, rounds=2
 
 
 def measure(size: Size, folder: Path, say: Callable[[str], None]) -> list[dict[str, Turn]]:
-    """Every loop once a round."""
+    """Every loop once a round, after one round to warm up."""
     names = [*BIG, *TINY]
     found = []
-    for number in range(-1, size.rounds):  # one to warm up
+    began = time.monotonic()
+    for number in range(-1, size.rounds):
         order = names[number % len(names) :] + names[: number % len(names)]
         turns = {name: ({**BIG, **TINY})[name](size, folder / f"{name}-{number}") for name in order}
         if number >= 0:
             found.append(turns)
             say(f"round {number + 1} of {size.rounds}")
+        if len(found) > 1 and time.monotonic() - began > size.seconds:
+            say(f"{size.seconds} s are over")
+            break
     return found
 
 

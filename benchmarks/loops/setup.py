@@ -30,6 +30,7 @@ class Size:
     table: int = 200_000
     rows: int = 200_000
     rounds: int = 9
+    seconds: int = 480
 
     @classmethod
     def options(cls) -> Iterator[tuple[str, int, str]]:
@@ -42,6 +43,7 @@ class Size:
             "table": f"rows of the embedding of {DIM} numbers, kept with two moments each",
             "rows": "of the data",
             "rounds": "in each of which every loop has a turn",
+            "seconds": "after which no further round begins",
         }
         for field in fields(cls):
             yield field.name, int(str(field.default)), texts[field.name]
