@@ -73,8 +73,8 @@ def status_contradictions(status: TrainingJobStatus) -> list[str]:
         "counted restarts are restarts": status.restarts.counted <= status.restarts.total,
         "a rendezvous belongs to a running attempt": attempt.rendezvous is None
         or attempt.state is AttemptState.RUNNING,
-        "an origin belongs to a running attempt": attempt.origin is None
-        or attempt.state is AttemptState.RUNNING,
+        "an origin belongs to an attempt that runs, or did": attempt.origin is None
+        or attempt.state in {AttemptState.RUNNING, AttemptState.SUSPENDING, *TERMINAL},
         "the record knows no later attempt": _sealed_by(status) <= attempt.number,
         "idle restarts are restarts": status.restarts.without_progress <= status.restarts.total,
         "the ledger is newest first": _descending([one.number for one in status.attempts]),
