@@ -25,7 +25,7 @@ def progress(scene: Scene) -> JobProgress | None:
     if heard is None or attempt is None or heard.beat.attempt != attempt.number:
         return stored
     said = heard.beat.progress
-    if said is None or (stored and stored.last_update_time == _time(said, heard.received)):
+    if said is None or (stored and _known(stored, said, heard.received)):
         return stored
     return JobProgress(
         step=said.step,
@@ -49,6 +49,11 @@ def gone_back(stored: JobProgress | None, step: int) -> JobProgress | None:
         samples=stored.samples * min(step, stored.step) // max(1, stored.step),
         last_update_time=stored.last_update_time,
     )
+
+
+def _known(stored: JobProgress, said: Progress, received: datetime) -> bool:
+    """Whether this was said before; many steps fit into one second, the finest time of a status."""
+    return stored.last_update_time == _time(said, received) and said.step <= stored.step
 
 
 def _time(said: Progress, received: datetime) -> datetime:

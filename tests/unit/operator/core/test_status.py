@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fake_cluster import checkpoint
-from worlds import NOW, ago, heard, pod, raw_job, raw_status, stamp, world
+from worlds import NOW, ago, heard, pod, raw_job, raw_status, scene, stamp, world
 
 from mlenv_api import names
 from mlenv_api.podtemplate import EnvironmentSpec, EnvVar
@@ -14,7 +14,7 @@ from mlenv_api.trainingjob import Condition, Trainer, TrainingJobSpec
 from mlenv_operator.core.actions import CreatePod, Urgency
 from mlenv_operator.core.finish import urgency
 from mlenv_operator.core.plan import plan
-from mlenv_operator.core.progress import decimal
+from mlenv_operator.core.progress import decimal, progress
 from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.quantity import quantity
 from mlenv_operator.core.text import clip, last_line, mask
@@ -175,11 +175,20 @@ def test_progress_comes_from_the_first_slot() -> None:
     beats = {0: heard(progress={**said, "metrics": {"loss": math.nan, "auc": 0.81}}), 1: heard()}
     made = plan(world(pod(0), pod(1), beats=beats))
     assert made.status is not None
-    progress = made.status.progress
-    assert progress is not None
-    assert (progress.step, progress.total_steps, progress.steps_per_second) == (50, 100, "2.5")
-    assert progress.estimated_completion_time == ago(1 - 20)
-    assert [(one.name, one.value) for one in progress.metrics] == [("auc", "0.81"), ("loss", "NaN")]
+    told = made.status.progress
+    assert told is not None
+    assert (told.step, told.total_steps, told.steps_per_second) == (50, 100, "2.5")
+    assert told.estimated_completion_time == ago(1 - 20)
+    assert [(one.name, one.value) for one in told.metrics] == [("auc", "0.81"), ("loss", "NaN")]
+
+
+@pytest.mark.parametrize(("step", "news"), [(49, False), (50, False), (51, True)])
+def test_the_last_steps_of_a_second_are_news_and_what_was_said_is_none(step: int, *, news: bool) -> None:
+    stored = {"step": 50, "samples": 9, "lastUpdateTime": stamp(ago(1).replace(microsecond=0))}
+    job = raw_job(status=raw_status("Running", progress=stored))
+    made = progress(scene(world(pod(0), job=job, beats={0: heard(progress={"step": step, "time": ago(1)})})))
+    assert made is not None
+    assert made.step == (step if news else 50)
 
 
 @pytest.mark.parametrize(
