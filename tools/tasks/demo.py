@@ -118,10 +118,11 @@ def _result(cluster: Cluster, job: TrainingJob) -> None:
 
 def _recovery(job: TrainingJob) -> str:
     """What the loss of the pod cost."""
-    attempt, ended = job.status.attempt, job.status.attempts
-    if attempt is None or attempt.origin is None or not ended or attempt.number == 1:
+    attempt = job.status.attempt
+    if attempt is None or attempt.origin is None or attempt.number == 1:
         return "No pod was killed: no checkpoint was there when half of the steps were done."
-    origin, before = attempt.origin.checkpoint, ended[0]
+    origin = attempt.origin.checkpoint
+    before = next(one for one in job.status.attempts if one.number == attempt.number - 1)
     where = f"step {origin.step}" if origin else "nothing"
     return (
         f"Attempt {before.number} ended at step {before.last_step} ({before.reason}); "

@@ -73,6 +73,7 @@ def _pairs(job: TrainingJob, now: datetime) -> Iterator[tuple[str, str | Text]]:
     yield "Restarts", f"{status.restarts.total}, {status.restarts.counted} of {limit} charged"
     if status.progress:
         yield "Progress", f"step {words.step(job)}, {words.rate(job)} steps/s, ETA {words.eta(job, now)}"
+        yield "Checkpoint", words.checkpoint(job, now)
         yield "Metrics", ", ".join(f"{name} {value}" for name, value in words.metrics(job))
 
 

@@ -67,11 +67,20 @@ def eta(job: TrainingJob, now: datetime) -> str:
 
 
 def metrics(job: TrainingJob) -> tuple[tuple[str, str], ...]:
-    """Last values, the loss first, then by name."""
+    """Last values of the program, the loss first, then by name; those of checkpoints are told elsewhere."""
     if job.status.progress is None:
         return ()
-    found = sorted(job.status.progress.metrics, key=lambda one: (one.name != "loss", one.name))
+    own = (one for one in job.status.progress.metrics if not one.name.startswith("checkpoint"))
+    found = sorted(own, key=lambda one: (one.name != "loss", one.name))
     return tuple((one.name, number(one.value)) for one in found)
+
+
+def checkpoint(job: TrainingJob, now: datetime) -> str:
+    """The newest checkpoint, as ``step 4100, by attempt 2, 40 s ago``."""
+    sealed = job.status.checkpoint.sealed if job.status.checkpoint else None
+    if sealed is None:
+        return NOTHING
+    return f"step {sealed.step}, by attempt {sealed.attempt}, {age(sealed.time, now)} ago"
 
 
 def nodes(job: TrainingJob) -> str:

@@ -48,6 +48,15 @@ def test_the_loss_comes_first() -> None:
     assert words.metrics(typed(job(progress=progress(metrics=metrics)))) == (("loss", "0.5"), ("auc", "0.7"))
 
 
+def test_checkpoints_are_told_beside_the_program_s_own_values() -> None:
+    metrics = [{"name": "checkpoint_age_s", "value": "4.7"}, {"name": "loss", "value": "0.5"}]
+    sealed = {"step": 40, "attempt": 2, "digest": "a" * 64, "time": "2026-01-01T11:59:20Z"}
+    told = typed(job(progress=progress(metrics=metrics), checkpoint={"sealed": sealed}))
+    assert words.metrics(told) == (("loss", "0.5"),)
+    assert words.checkpoint(told, NOW) == "step 40, by attempt 2, 40 s ago"
+    assert words.checkpoint(typed(job()), NOW) == "-"
+
+
 def test_eta_is_told_while_the_job_runs() -> None:
     soon = progress(estimatedCompletionTime="2026-01-01T12:00:25Z")
     assert words.eta(typed(job(phase="Running", progress=soon)), NOW) == "25 s"
