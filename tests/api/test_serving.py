@@ -33,6 +33,7 @@ def job(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
 
 def test_defaults_are_stored_and_nothing_else(job: dict[str, Any]) -> None:
     assert job["spec"] == {
+        "checkpoint": {"resume": {"policy": "Auto"}},
         "environmentRef": {"kind": "ClusterTrainingEnvironment", "name": "local"},
         "failurePolicy": {"maxRestarts": 3},
         "launcher": "MLEnv",
@@ -55,6 +56,7 @@ def test_printer_columns(kubectl: Kubectl, job: dict[str, Any]) -> None:
         "nodes": {"desired": 2, "ready": 2},
         "progress": {"step": 41000},
         "restarts": {"total": 2, "counted": 1},
+        "checkpoint": {"sealed": {"step": 40500, "attempt": 2, "digest": "a" * 64}},
     }
     kubectl.ok(
         "patch",
@@ -69,8 +71,8 @@ def test_printer_columns(kubectl: Kubectl, job: dict[str, Any]) -> None:
     assert head == ["NAME", "PHASE", "READY", "NODES", "ATTEMPT", "STEP", "AGE"]
     assert row[:6] == ["small", "Running", "2", "2", "3", "41000"]
     wide = kubectl.ok("get", "tj", "small", "-o", "wide").splitlines()
-    assert wide[0].split()[6:8] == ["RESTARTS", "ENVIRONMENT"]
-    assert wide[1].split()[6:8] == ["2", "local"]
+    assert wide[0].split()[6:9] == ["CHECKPOINT", "RESTARTS", "ENVIRONMENT"]
+    assert wide[1].split()[6:9] == ["40500", "2", "local"]
 
 
 def test_field_selectors(kubectl: Kubectl, job: dict[str, Any]) -> None:
