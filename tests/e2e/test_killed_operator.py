@@ -195,7 +195,7 @@ def test_killed_on_the_way_to_the_next_attempt(operators: Operators, ns: Namespa
     operators.died(ns)
     status = job.until_phase("Complete")
     assert status["incarnations"] == [0], "the launcher ran both attempts in one pod"
-    assert status["restarts"] == {"total": 1, "counted": 1}
+    assert status["restarts"] == {"total": 1, "counted": 1, "withoutProgress": 1}
     assert [one["number"] for one in status["attempts"]] == [2, 1]
     job.delete()
     job.until_gone()

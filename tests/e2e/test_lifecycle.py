@@ -64,7 +64,7 @@ def two_nodes_train_fail_and_go_on_in_the_same_pods(ns: Namespace) -> None:
     ended = job.until_phase("Complete")
     assert job.uids() == before, "the launchers ran the second attempt in the same pods"
     assert len(set(ended["nodes"]["names"])) == 2
-    assert ended["restarts"] == {"total": 1, "counted": 1}
+    assert ended["restarts"] == {"total": 1, "counted": 1, "withoutProgress": 1}
     assert ended["attempt"]["number"] == 2
     record = ended["attempts"][1]
     assert (record["number"], record["reason"], record["index"], record["exitCode"]) == (
@@ -112,7 +112,7 @@ def the_budget_is_used_up_and_the_end_is_the_end(ns: Namespace) -> None:
     assert told["reason"] == "MaxRestartsExceeded"
     assert "maxRestarts (1) is used up" in told["message"]
     assert "the disk is full" in told["message"]
-    assert status["restarts"] == {"total": 1, "counted": 1}
+    assert status["restarts"] == {"total": 1, "counted": 1, "withoutProgress": 1}
     assert [one["number"] for one in status["attempts"]] == [2, 1]
     (pod,) = job.until_pods(_all_ended, "end of its pod")
     assert pod["status"]["phase"] == "Failed"
@@ -151,7 +151,7 @@ def a_pod_that_somebody_deletes_is_replaced_alone(ns: Namespace) -> None:
     ns.api.delete(f"{PODS.format(ns.name)}/robbed-1-0")
     status = job.until(lambda seen: _runs(seen, 2), "second attempt")
     assert status["incarnations"] == [0, 1]
-    assert status["restarts"] == {"total": 1, "counted": 0}
+    assert status["restarts"] == {"total": 1, "counted": 0, "withoutProgress": 1}
     assert status["attempts"][0]["reason"] == "PodLost"
     assert "robbed-1-0" in status["attempts"][0]["message"]
     assert job.uids()["robbed-0-0"] == before["robbed-0-0"]

@@ -53,7 +53,7 @@ def test_a_lost_node_costs_an_attempt_and_no_budget(node: Node, ns: Namespace) -
     )
     assert status["nodes"]["names"] == ["node-1"]
     assert status["incarnations"] == [1]
-    assert status["restarts"] == {"total": 1, "counted": 0}
+    assert status["restarts"] == {"total": 1, "counted": 0, "withoutProgress": 1}
     assert status["attempts"][0]["reason"] == "NodeLost"
     assert node.name in status["attempts"][0]["message"]
     assert other.status()["attempt"] == untouched
