@@ -125,8 +125,8 @@ def _recovery(job: TrainingJob) -> str:
     before = next(one for one in job.status.attempts if one.number == attempt.number - 1)
     where = f"step {origin.step}" if origin else "nothing"
     return (
-        f"Attempt {before.number} ended at step {before.last_step} ({before.reason}); "
-        f"attempt {attempt.number} went on from {where}, with {before.lost_steps} steps to do again."
+        f"Attempt {before.number} was last heard of at step {before.last_step}, and ended ({before.reason}); "
+        f"attempt {attempt.number} went on from {where}: {before.lost_steps} of these steps were done again."
     )
 
 
