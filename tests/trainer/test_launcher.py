@@ -88,11 +88,14 @@ def test_evidence_is_repeated_until_stored(rig: Rig, server: Server) -> None:
 
 
 LONE = """
-import os, subprocess
+import os, subprocess, time
 rank = os.environ["LOCAL_RANK"]
-with open(f"pid.{rank}", "w") as file:
+with open(f"draft.{rank}", "w") as file:
     file.write(str(os.getpid()))
+os.rename(f"draft.{rank}", f"pid.{rank}")
 if rank == "1":
+    while not os.path.exists("pid.0"):  # or its peer would be ended before it has begun
+        time.sleep(0.01)
     os._exit(5)
 subprocess.run(["sleep", "600"])
 """
