@@ -11,9 +11,11 @@ from mlenv_operator.core.actions import CreatePod, CreateRevision, DeletePod, Pl
 from mlenv_operator.core.classify import ACTIVE, TERMINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
-    from mlenv_api.trainingjob import TrainingJobStatus
+    from fake_cluster import FakeCluster
+
+    from mlenv_api.trainingjob import AttemptOrigin, TrainingJobStatus
     from mlenv_operator.core.world import BeatView, PodView, World
 
 
@@ -273,3 +275,13 @@ def _decided(status: TrainingJobStatus) -> object:
 
 def _descending(numbers: list[int]) -> bool:
     return all(first > second for first, second in pairwise(numbers))
+
+
+def assert_origins_told(cluster: FakeCluster, stored: Mapping[int, Collection[AttemptOrigin]]) -> None:
+    """What launchers are told of origins is what is stored, one for each attempt."""
+    for launcher in cluster.launchers.values():
+        told = launcher.told
+        if told is not None and told.origin is not None:
+            (origin,) = stored[told.attempt]
+            said, kept = told.origin.checkpoint, origin.checkpoint
+            assert (said and said.digest) == (kept and kept.digest)

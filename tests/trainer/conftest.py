@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from rig import Rig, Server
 
+    import mlenv as ml
+
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
@@ -28,3 +30,21 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def server(rig: Rig) -> Server:
     return rig.server()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that no launcher started."""
+    from mlenv import job as jobs
+
+    monkeypatch.setattr(jobs, "_current", None)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MLENV_ATTEMPT", "MLENV_JOB_UID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> ml.Job:
+    """One rank of one, as in a cluster."""
+    import mlenv as ml
+
+    return ml.Job(run_dir=tmp_path / "run", name="demo", uid="uid-1")

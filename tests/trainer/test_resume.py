@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import mlenv as ml
-from mlenv import job as jobs
 from mlenv import page, resume
 from mlenv.ckpt.errors import Incompatible
 from mlenv.cursor import Cursor
@@ -27,18 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that no launcher started."""
-    monkeypatch.setattr(jobs, "_current", None)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MLENV_ATTEMPT", "MLENV_JOB_UID"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> ml.Job:
-    return ml.Job(run_dir=tmp_path / "run", name="demo", uid="uid-1")
-
+pytestmark = pytest.mark.usefixtures("alone")
 
 EVERY_2 = ml.Checkpoints(every_steps=2)
 

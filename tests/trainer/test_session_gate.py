@@ -14,7 +14,6 @@ from rig import until
 from torch import nn
 
 import mlenv as ml
-from mlenv import job as jobs
 from mlenv import page
 from mlenv.ckpt import seal
 from mlenv.spikes import ENOUGH, HIGH, Spikes, zscore
@@ -23,20 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 EVERY_2 = ml.Checkpoints(every_steps=2)
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that no launcher started."""
-    monkeypatch.setattr(jobs, "_current", None)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MLENV_ATTEMPT", "MLENV_JOB_UID"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> ml.Job:
-    return ml.Job(run_dir=tmp_path / "run", name="demo", uid="uid-1")
 
 
 class Training:

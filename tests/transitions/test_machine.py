@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from consistency import contradictions, plan_contradictions, record_contradictions
+from consistency import assert_origins_told, contradictions, plan_contradictions, record_contradictions
 from fake_cluster import ApiError, FakeCluster, FakeLauncher, Raw, checkpoint
 from fake_operator import FakeOperator, KilledError, restarted
 from hypothesis import HealthCheck, settings
@@ -342,12 +342,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def launchers_are_told_the_origin_that_is_stored(self) -> None:
-        for launcher in self.cluster.launchers.values():
-            told = launcher.told
-            if told is not None and told.origin is not None:
-                (stored,) = self.origins[told.attempt]
-                said, kept = told.origin.checkpoint, stored.checkpoint
-                assert (said and said.digest) == (kept and kept.digest)
+        assert_origins_told(self.cluster, self.origins)
 
     @invariant()
     def ranks_start_once_in_an_attempt_and_meet_in_one_place(self) -> None:

@@ -40,10 +40,9 @@ def bounded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def write(folder: Path, attempt: int, progress: Progress) -> None:
     """Replace the page in `folder`. Raises OSError when the disk does not take it."""
-    text = json.dumps({"attempt": attempt, "progress": finite(progress.wire())}, allow_nan=False)
-    draft = folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(text)
-    draft.replace(folder / FILE)
+    replace(
+        folder, FILE, json.dumps({"attempt": attempt, "progress": finite(progress.wire())}, allow_nan=False)
+    )
 
 
 def read(folder: Path, attempt: int) -> Progress | None:
@@ -53,6 +52,13 @@ def read(folder: Path, attempt: int) -> Progress | None:
         return Progress.model_validate(page["progress"]) if page["attempt"] == attempt else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # a rank may write anything there; a beat without progress is still a beat
+
+
+def replace(folder: Path, name: str, text: str) -> None:
+    """Write a file of `folder` in one rename. Raises OSError when the disk does not take it."""
+    draft = folder / f".{name}.{os.getpid()}"
+    draft.write_text(text)
+    draft.replace(folder / name)
 
 
 def content(path: Path, limit: int) -> bytes:

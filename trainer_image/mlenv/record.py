@@ -8,7 +8,6 @@ what is read is bounded and strict.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -72,9 +71,7 @@ T = TypeVar("T", Told, Stored)
 
 def write(folder: Path, name: str, what: Told | Stored) -> None:
     """Replace a page. Raises OSError when the disk does not take it."""
-    draft = folder / f".{name}.{os.getpid()}"
-    draft.write_text(what.model_dump_json(by_alias=True, exclude_none=True))
-    draft.replace(folder / name)
+    page.replace(folder, name, what.model_dump_json(by_alias=True, exclude_none=True))
 
 
 def told(folder: Path, attempt: int) -> Told:

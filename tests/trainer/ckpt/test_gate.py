@@ -17,7 +17,7 @@ from torch import nn
 
 from mlenv.ckpt import gate, names, seal
 from mlenv.ckpt.checkpointer import Checkpointer
-from mlenv.ckpt.gate import Census, Finding, Gate, Verdict
+from mlenv.ckpt.gate import Census, Finding, Gate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,8 +116,8 @@ class TestWhatMayBeInfinite:
     def test_the_verdict_names_the_rank(self) -> None:
         bad, loss = Finding("w has 1 NaN", state=True), Finding("the committed loss is inf", state=False)
         assert gate.judge([None, None]) is None
-        assert gate.judge([None, loss]) == Verdict("rank 1: the committed loss is inf", state=False)
-        assert gate.judge([loss, None, bad, bad]) == Verdict(
+        assert gate.judge([None, loss]) == Finding("rank 1: the committed loss is inf", state=False)
+        assert gate.judge([loss, None, bad, bad]) == Finding(
             "rank 2: w has 1 NaN (rank(s) 0, 3 found something too)", state=True
         )
 

@@ -241,14 +241,14 @@ class Checkpointer:
             self.failed(step, group.describe(error))
         self.stats.writing += time.monotonic() - began
 
-    def _look(self, work: writer.Work, loss: float | None) -> gate.Verdict | None:
+    def _look(self, work: writer.Work, loss: float | None) -> gate.Finding | None:
         """What all ranks together find that must not be gone on from."""
         every = self._groups.every
         return gate.judge(
             every.together("looking for what is not finite", lambda: self._gate.look(work.copies, loss))
         )
 
-    def _put(self, work: writer.Work, verdict: gate.Verdict | None, copied: float) -> None:
+    def _put(self, work: writer.Work, verdict: gate.Finding | None, copied: float) -> None:
         """Onto the disk. Raises what went wrong."""
         groups = self._groups
         self.house.claim()
@@ -271,7 +271,7 @@ class Checkpointer:
             f"({self.stats.failed_in_a_row} in a row): {why}. Training goes on; the one before is untouched"
         )
 
-    def _refused(self, step: int, verdict: gate.Verdict) -> None:
+    def _refused(self, step: int, verdict: gate.Finding) -> None:
         """The same where it was not to be written."""
         self.stats.refuse(verdict.text, state=verdict.state)
         newest = f"the one of step {self.sealed.step}" if self.sealed else "what was there before this run"

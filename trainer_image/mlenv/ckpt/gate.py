@@ -46,7 +46,7 @@ class Census:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one rank found."""
+    """What one rank found, or all together."""
 
     text: str
     """The first tensor and its numbers, for people."""
@@ -106,15 +106,7 @@ class Gate:
         return name in self._strict or name.partition(".")[0] in self._optimizers
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What all ranks together found wrong."""
-
-    text: str
-    state: bool
-
-
-def judge(found: Sequence[Finding | None]) -> Verdict | None:
+def judge(found: Sequence[Finding | None]) -> Finding | None:
     """The verdict on what each rank found: the state comes before the loss. Pure; None: nothing is wrong."""
     bad = [(rank, one) for rank, one in enumerate(found) if one is not None]
     if not bad:
@@ -122,7 +114,7 @@ def judge(found: Sequence[Finding | None]) -> Verdict | None:
     rank, first = next(((rank, one) for rank, one in bad if one.state), bad[0])
     others = [str(number) for number, _ in bad if number != rank]
     more = f" (rank(s) {', '.join(others[:8])} found something too)" if others else ""
-    return Verdict(f"rank {rank}: {first.text}{more}", first.state)
+    return Finding(f"rank {rank}: {first.text}{more}", state=first.state)
 
 
 def census(tensor: torch.Tensor) -> Census:
