@@ -61,7 +61,7 @@ def _in_lines(source: Iterator[Snapshot], console: Console) -> TrainingJob:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     assert job is not None
     if (shown := curve.render(_total(job))) is not None:
-        console.print(shown)
+        console.print(shown, soft_wrap=True)
     return job
 
 
