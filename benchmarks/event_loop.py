@@ -1,8 +1,9 @@
 """One event loop as Lease holder, rendezvous, watcher and metrics page at once.
 
 The real operator against a real API server: launchers' beats with real tokens on new connections, changes
-of jobs, and a scrape of 100,000 samples every 15 s, all at the same time, from a second process on the same
-cores. Pods are real objects; a stand-in for the kubelet says that they run: a thousand would not fit.
+of jobs, a burst of new ones, and a scrape of 100,000 samples every 15 s, all at the same time, from a second
+process on the same cores. Pods are real objects; a stand-in for the kubelet says that they run: a thousand
+would not fit. The burst's pods are only created.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import uvloop
+from crowd.ports import free_ports
 from crowd.usage import usage
 
 from mlenv_api import names
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 ROOT = Path(__file__).parents[1]
-PORT = 18980
+PORT_VARIABLE = "MLENV_OPERATOR_HTTP_PORT"
+PORT = int(os.environ.get(PORT_VARIABLE) or free_ports(1)[0])
 URL = f"http://127.0.0.1:{PORT}"
 NAMESPACE = "bench"
 SAMPLES = 100_000
@@ -97,7 +100,7 @@ def operator(cluster: Cluster) -> Iterator[int]:
         "POD_NAMESPACE": NAMESPACE,
         "POD_NAME": "bench-operator",
         "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1",
-        "MLENV_OPERATOR_HTTP_PORT": str(PORT),
+        PORT_VARIABLE: str(PORT),
     }
     process = subprocess.Popen([sys.executable, __file__, "--role", "operator"], env=env)
     try:
@@ -107,12 +110,12 @@ def operator(cluster: Cluster) -> Iterator[int]:
         process.wait(30)
 
 
-def job(number: int, pods: int) -> dict[str, Any]:
+def job(name: str, pods: int) -> dict[str, Any]:
     """A job whose pods no scheduler touches."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.TRAINING_JOB,
-        "metadata": {"name": f"j{number}", "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "trainer": {"image": "none.invalid/none:1", "command": ["x"], "numNodes": pods},
             "scheduling": {"assemblyTimeoutSeconds": 3600},
@@ -147,6 +150,12 @@ async def in_parallel(works: list[Any], width: int = 32) -> None:
     await asyncio.gather(*map(one, works))
 
 
+async def submit(client: Client, prefix: str, jobs: int, pods: int) -> None:
+    """So many jobs at once."""
+    made = (job(f"{prefix}{number}", pods) for number in range(jobs))
+    await in_parallel([client.create(TRAINING_JOBS, one) for one in made])
+
+
 async def run_pod(client: Client, pod: dict[str, Any], number: int) -> None:
     """What a kubelet would say."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -160,7 +169,7 @@ async def run_pod(client: Client, pod: dict[str, Any], number: int) -> None:
 
 async def setup(client: Client, cluster: Cluster, args: argparse.Namespace) -> list[Pod]:
     """Jobs submitted, their pods running, their launchers about to speak."""
-    await in_parallel([client.create(TRAINING_JOBS, job(number, args.pods)) for number in range(args.jobs)])
+    await submit(client, "j", args.jobs, args.pods)
     wanted = args.jobs * args.pods
 
     async def all_pods() -> bool:
@@ -271,6 +280,20 @@ async def changes(client: Client, args: Any, tally: Tally) -> None:
     await asyncio.gather(*flying, return_exceptions=True)
 
 
+async def burst(client: Client, args: Any) -> float | None:
+    """Many new jobs at once: gangs a second, from the first submission to the last pod."""
+    if not args.burst:
+        return None
+    wanted, began = (args.jobs + args.burst) * args.pods, time.monotonic()
+    await submit(client, "b", args.burst, args.pods)
+
+    async def all_pods() -> bool:
+        return bool(len(await items(client, PODS)) >= wanted)
+
+    await wait_for(f"{wanted} pods", all_pods)
+    return round(float(args.burst) / (time.monotonic() - began), 1)
+
+
 async def scrapes(session: aiohttp.ClientSession, seconds: float) -> None:
     """As Prometheus would."""
     async for _ in paced(1 / SCRAPE_EVERY_S, seconds):
@@ -296,7 +319,7 @@ def quantile_ms(before: dict[float, float], after: dict[float, float], q: float)
     return next((le for le, count in counts.items() if count >= q * total), float("inf")) * 1000
 
 
-async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[str, float]:
+async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[str, float | None]:
     """The whole run."""
     async with connect(user_agent="bench", kubeconfig=str(cluster.kubeconfig)) as transport:
         client = Client(transport, never_gated)
@@ -308,10 +331,11 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
             term = await transitions(client)
             before, cpu, began = await lag_buckets(session), usage([pid]).cpu_s, time.monotonic()
             tally = Tally(seconds=[])
-            await asyncio.gather(
+            *_, gangs = await asyncio.gather(
                 beats(pods, args, tally),
                 changes(client, args, tally),
                 scrapes(session, args.seconds),
+                burst(client, args),
             )
             elapsed = time.monotonic() - began
             after = await lag_buckets(session)
@@ -319,6 +343,7 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
             return {
                 "beats_per_s": round(tally.ok / elapsed, 1),
                 "beats_failed": tally.failed,
+                "burst_gangs_per_s": gangs,
                 "job_changes_per_s": round(tally.changes / elapsed, 1),
                 "beat_p50_ms": round(times[len(times) // 2] * 1000, 1),
                 "beat_p99_ms": round(times[int(len(times) * 0.99)] * 1000, 1),
@@ -356,7 +381,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pods", type=int, default=4, help="pods of each job")
     parser.add_argument("--beats", type=float, default=1000, help="beats a second")
     parser.add_argument("--changes", type=float, default=50, help="changes of jobs a second")
+    parser.add_argument("--burst", type=int, default=300, help="jobs submitted at once meanwhile")
     parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--name", default="mlenv-bench-loop", help="of the cluster")
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
     parser.add_argument("--role", choices=["bench", "operator"], default="bench", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -368,7 +395,7 @@ def main() -> None:
     if args.role == "operator":
         serve_operator()
         return
-    cluster = Cluster("mlenv-bench")
+    cluster = Cluster(args.name)
     cluster.down()
     cluster.up(nodes=1)
     try:
@@ -381,7 +408,7 @@ def main() -> None:
             cluster.down()
     for name, value in figures.items():
         floor = f"   (at most {FLOORS[name]:g})" if name in FLOORS else ""
-        print(f"{name:<22}{value:>10}{floor}")
+        print(f"{name:<22}{value!s:>10}{floor}")
     print(json.dumps(figures))
 
 

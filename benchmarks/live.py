@@ -264,16 +264,15 @@ class Bench:
         log, began = AuditLog(self._cluster.audit_log), time.time()
         self._operator = setup.start_outside(self._cluster)
         at = await self._view.when(canary, lambda seen: seen.observed >= generation)
-        now = await idle(session)
+        now = await idle(session, self._args.patience)
         settled = time.time() - began
-        written = Counter(
-            f"{write.verb} {write.resource}" for write in log.all_writes() if setup.is_ours(write)
-        )
-        leases = sum(count for what, count in written.items() if what.endswith("leases"))
+        written = [w for w in log.all_writes() if setup.is_ours(w) and w.resource != "leases"]
+        for write in written:
+            say(f"the new operator wrote: {write}" + ("   (the edited job)" if write.name == canary else ""))
         return {
             "takeover_s": None if at is None else round(at - began, 1),
             "takeover_settled_s": round(settled, 1),
-            "takeover_writes": written.total() - leases,
+            "takeover_writes": len(written),
             "takeover_loop_lag_p99_ms": lag_ms({}, now),
             "takeover_rss_mb": round(self._memory(), 1),
         }
@@ -285,7 +284,7 @@ class Bench:
             if time.time() > deadline:
                 raise SystemExit(f"not all jobs run again: {self._view.told()}")
             await asyncio.sleep(0.2)
-        await idle(session)
+        await idle(session, self._args.patience)
 
     def _memory(self) -> float:
         return usage([self._operator.pid]).rss_mb
@@ -294,13 +293,15 @@ class Bench:
         return usage([self._operator.pid]).cpu_s
 
 
-async def idle(session: aiohttp.ClientSession) -> Samples:
+async def idle(session: aiohttp.ClientSession, patience: float) -> Samples:
     """The metrics, once every key has been looked at."""
-    while True:
+    deadline = time.time() + patience
+    while time.time() < deadline:
         found = await scraped(session, setup.PORT)
         if found.get("mlenv_operator_workqueue_oldest_key_seconds", 1.0) == 0:
             return found
         await asyncio.sleep(0.2)
+    raise SystemExit(f"The operator has not looked at every job in {patience:g} s: has it ended?")
 
 
 def lag_ms(before: Samples, after: Samples) -> float:

@@ -128,7 +128,7 @@ def _written(log: AuditLog) -> list[Write]:
     return list(log.all_writes())
 
 
-async def side_by_side(works: Iterable[Callable[[], Awaitable[None]]], width: int) -> None:
+async def side_by_side(works: Iterable[Callable[[], Awaitable[object]]], width: int) -> None:
     """So many at a time; the first error ends all."""
     waiting = iter(works)
 

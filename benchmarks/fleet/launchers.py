@@ -75,7 +75,8 @@ class Records:
     @property
     def double_worlds(self) -> int:
         """Attempts of which two worlds, or two pods in one place, were ever formed."""
-        return sum(len(found) > 1 for found in (*self.worlds.values(), *self.places.values()))
+        worlds = sum(len(found) > 1 for found in self.worlds.values())
+        return worlds + sum(len(found) > 1 for found in self.places.values())
 
     @property
     def double_terms(self) -> int:

@@ -8,7 +8,7 @@ import itertools
 import statistics
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lightning_fabric
 import torch
@@ -18,12 +18,12 @@ import mlenv as ml
 from loops.setup import FILE, Rows, build, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from loops.setup import Size
 
-Batch = dict[str, Tensor]
+Batch: TypeAlias = "Mapping[str, Any]"
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def by_hand(size: Size, batches: Iterable[Batch], after: Callable[[int, Any], No
     net, opt = build(size)
     stream = iter(batches)
     loss = forward(net, next(stream))  # workers have started, memory is there
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     began = time.perf_counter()
     for step in range(size.steps):
         loss = forward(net, next(stream))
         opt.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         opt.step()
         if after:
             after(step, {"net": net, "opt": opt})
@@ -112,7 +112,7 @@ def with_checkpoint(size: Size, folder: Path) -> Turn:
 def _session(size: Size, folder: Path, checkpoint: ml.Checkpoints | None) -> Turn:
     net, opt = build(size)
     batch = frozen(size)
-    forward(net, batch).backward()
+    forward(net, batch).backward()  # type: ignore[no-untyped-call]
     folder.mkdir()
     if checkpoint:
         (folder / "kept").mkdir()
@@ -124,7 +124,7 @@ def _session(size: Size, folder: Path, checkpoint: ml.Checkpoints | None) -> Tur
             for _ in run.steps(size.steps):
                 loss = forward(net, batch)
                 opt.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 opt.step()
                 before = time.perf_counter()
                 run.commit(loss=loss)

@@ -24,6 +24,7 @@ CHECKS = (
     Check("rules", ("ruff", "check", "."), "ruff check --fix"),
     Check("format", ("ruff", "format", "--check", "."), "ruff format"),
     *(Check(f"types of {package}", ("mypy", "--strict", "-p", package)) for package in PACKAGES),
+    Check("types of the benchmarks", ("mypy", "--strict", "benchmarks")),
     Check("layers", ("lint-imports", "--no-cache")),
     Check("definitions", ("python", "-m", "mlenv_api.crd", "--check"), "python -m mlenv_api.crd"),
     Check("reference", ("python", "-m", "mlenv_api.reference", "--check"), "python -m mlenv_api.reference"),
