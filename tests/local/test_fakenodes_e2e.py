@@ -198,6 +198,18 @@ def test_a_killed_kwok_is_seen_and_started_again(cluster: Cluster) -> None:
     until(cluster, "after", lambda one: one.phase == "Running")
 
 
+def test_the_benchmark_of_a_steady_stream_sees_every_job_through(cluster: Cluster) -> None:
+    size = ("--rate=3", "--seconds=4", "--pods=2", "--run-for=1", "--ttl=1", f"--name={cluster.name}")
+    argv = [sys.executable, str(ROOT / "benchmarks" / "steady.py"), *size]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=540, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["jobs"], told["pods"], told["failed"]) == (12, 2, 0)
+    for name in ("created_per_s", "done_per_s", "created_p99_s", "operator_cpu_s_per_job", "rss_mb_at_end"):
+        assert told[name] > 0, name
+    assert {"operator", "kube-apiserver", "etcd"} <= set(told["cpu"])
+
+
 def test_the_benchmark_of_gangs_counts_right_in_small(cluster: Cluster) -> None:
     jobs, pods = 6, 2
     size = (f"--jobs={jobs}", f"--pods={pods}", "--run-for=1", f"--name={cluster.name}", "--indexed")
