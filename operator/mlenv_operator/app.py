@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_api import __version__
@@ -39,7 +40,7 @@ from mlenv_operator.adapters.state import State
 from mlenv_operator.adapters.sweep import Sweep
 from mlenv_operator.adapters.tokens import TokenAuthenticator, TokenLimits
 from mlenv_operator.core.world import CoreSettings, JobKey, NodeView, PodView
-from mlenv_operator.kube.client import Client
+from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
 from mlenv_operator.kube.leases import KubeLeaseStore
 from mlenv_operator.kube.resources import TRAINING_JOBS
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 USER_AGENT: Final = f"mlenv-operator/{__version__}"
 SWITCH_INTERVAL_S: Final = 0.001
 """For so long the thread that renders metrics may keep the event loop waiting at a time; Python says 5 ms."""
+LEASE_CONNECTIONS: Final = 2
+"""The Lease has connections of its own: renewals queue behind nobody, one may hang while the next tries."""
 STOP_WITHIN_S: Final = 10.0
 """At an orderly end, workers may take so long to finish what they hold."""
 
@@ -85,10 +88,11 @@ class Parts:
     stop: asyncio.Event
 
 
-def build(settings: Settings, transport: Transport, metrics: Metrics) -> Parts:
+def build(settings: Settings, transport: Transport, lease_transport: Transport, metrics: Metrics) -> Parts:
     """Put the parts together; nothing runs yet."""
     clock, rng = SystemClock(), random.SystemRandom()
-    lease, client = _lease_and_client(settings, transport, clock, rng)
+    lease = _lease(settings, lease_transport, clock, rng)
+    client = Client(transport, lambda: lease.write_window(clock.monotonic()))
     report = QueueReport(metrics)
     backoff = Backoff(settings.failure_backoff_base_s, settings.failure_backoff_cap_s)
     queue: WorkQueue[JobKey] = WorkQueue(clock, rng, backoff=backoff, metrics=report)
@@ -163,14 +167,18 @@ def connect_parts(parts: Parts) -> None:
 async def run(settings: Settings, metrics: Metrics | None = None) -> None:
     """Run until SIGTERM or SIGINT, or until leadership is lost (LeadershipLostError)."""
     metrics = metrics or Metrics()
-    async with connect(
+    connected = partial(
+        connect,
         kubeconfig=settings.kubeconfig or None,
         user_agent=USER_AGENT,
-        connections=settings.api_connections,
         timeout_s=settings.api_timeout_s,
         metrics=ApiReport(metrics),
-    ) as transport:
-        parts = build(settings, transport, metrics)
+    )
+    async with (
+        connected(connections=settings.api_connections) as transport,
+        connected(connections=LEASE_CONNECTIONS) as lease_transport,
+    ):
+        parts = build(settings, transport, lease_transport, metrics)
         await _check_crds(parts.client)
         connect_parts(parts)
         take_signals(parts.stop)
@@ -303,17 +311,13 @@ def _on_event(parts: Parts) -> Any:
     return changed
 
 
-def _lease_and_client(
-    settings: Settings, transport: Transport, clock: SystemClock, rng: random.Random
-) -> tuple[Lease, Client]:
-    """The client's gate is the Lease, and the Lease is kept through the client."""
-    held: list[Lease] = []
-    client = Client(transport, lambda: held[0].write_window(clock.monotonic()))
+def _lease(settings: Settings, transport: Transport, clock: SystemClock, rng: random.Random) -> Lease:
+    """Its own writes pass no gate: they are what the gate hangs on."""
     timing = LeaseTiming(
         settings.lease_duration_s, settings.lease_renew_deadline_s, settings.lease_retry_period_s
     )
-    lease = Lease(
-        KubeLeaseStore(client, settings.namespace, settings.lease_name),
+    return Lease(
+        KubeLeaseStore(Client(transport, never_gated), settings.namespace, settings.lease_name),
         clock,
         rng,
         identity=identity_of(settings.pod_name),
@@ -321,8 +325,6 @@ def _lease_and_client(
         address_annotation=ANNOTATION_ADDRESS,
         timing=timing,
     )
-    held.append(lease)
-    return lease, client
 
 
 def _http(parts: Parts) -> Any:
