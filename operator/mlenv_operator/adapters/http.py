@@ -175,6 +175,9 @@ async def _body(request: web.Request) -> bytes:
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise Refusal(413, "malformed", f"a beat has at most {MAX_BEAT_BYTES} bytes") from error
+    except ConnectionResetError as error:
+        # Launchers die in the middle of a beat every day; nobody reads this answer.
+        raise Refusal(400, "malformed", "the connection ended before the beat did") from error
     except TimeoutError as error:
         raise Refusal(408, "malformed", "the body did not come in time") from error
 

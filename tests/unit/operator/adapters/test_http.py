@@ -153,6 +153,21 @@ async def test_a_beat_too_large(site: Site, world: World) -> None:
     assert world.heard == []
 
 
+async def test_a_launcher_that_dies_in_the_middle_of_a_beat_is_no_error_of_ours(
+    site: Site, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = int(site.url.rpartition(":")[2])
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = "POST /v1/beat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\nContent-Length: 100\r\n\r\n"
+    writer.write(head.encode() + b"{")
+    await writer.drain()
+    writer.transport.abort()
+    async with asyncio.timeout(60):
+        while not counted(metrics, "malformed"):  # noqa: ASYNC110  (counted by the other side)
+            await asyncio.sleep(0.01)
+    assert caplog.records == []
+
+
 async def test_errors_do_not_repeat_the_input(site: Site) -> None:
     _, answer, _ = await site.beat(BEAT | {"attempt": "a secret"})
     assert "secret" not in answer["message"]
