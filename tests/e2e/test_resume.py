@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import claims
 import pytest
 from live import Namespace
 
@@ -78,20 +76,8 @@ def ns(installed: Cluster) -> Iterator[Namespace]:
 @pytest.fixture
 def claim(ns: Namespace) -> Iterator[str]:
     """A claim on a volume that all nodes can mount."""
-    folder = Path(tempfile.mkdtemp(prefix="mlenv-spool-"))
-    folder.chmod(0o777)
-    name = f"spool-{secrets.token_hex(3)}"
-    same = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    volume = {**same, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}}
-    wish = {**same, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}
-    apply = ns.cluster.kubectl.apply
-    apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": volume})
-    meta = {"name": name, "namespace": ns.name}
-    apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wish})
-    yield name
-    ns.cluster.kubectl("delete", "pvc", name, "-n", ns.name, "--wait=false")
-    ns.cluster.kubectl("delete", "pv", name, "--wait=false")
-    shutil.rmtree(folder)
+    with claims.claim(ns) as name:
+        yield name
 
 
 def submit(
