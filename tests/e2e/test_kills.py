@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import sys
 import tempfile
 import threading
 import time
@@ -42,7 +43,7 @@ STEPS: Final = 600
 BAND: Final = 0.05
 """The loss of a job whose world changed, around that of one whose world did not."""
 SHAPES: Final = {"pods": (2, 1), "spool": (2, 1), "ranks": (1, 2), "breathes": (2, 1)}
-"""(pods, ranks in each) by name; `spool` and `breathes` have a shared volume, and the last one changes size."""
+"""(pods, ranks in each) by name. `spool` and `breathes` have a shared volume; `breathes` changes its size."""
 
 
 @dataclass
@@ -76,7 +77,8 @@ class Run:
 
     def say(self, text: str) -> None:
         """As it happens."""
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        sys.stdout.flush()
 
     def _breathe(self, hunter: Hunter, job: Job, most: int) -> list[object]:
         """Two pods, one, two: killed in each of these worlds."""
@@ -122,9 +124,12 @@ def undisturbed(ground: Ground) -> Diary:
     return ground.diary(job)
 
 
-def test_whatever_is_killed_every_job_ends_as_if_nothing_had_been(ground: Ground, undisturbed: Diary) -> None:
-    print(f"\nseed {SEED}: {KILLS} kills", flush=True)
+def test_whatever_is_killed_every_job_ends_as_if_nothing_had_been(
+    ground: Ground, undisturbed: Diary, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(ground, KILLS)
+    with capsys.disabled():
+        run.say(f"{KILLS} kills, MLENV_KILLS_SEED={SEED}")
     terms = ground.leader()[1]
     with ThreadPoolExecutor(LANES) as pool:
         lanes = [pool.submit(run.lane, number, 2 * number) for number in range(LANES)]
@@ -141,7 +146,8 @@ def test_whatever_is_killed_every_job_ends_as_if_nothing_had_been(ground: Ground
     lost = ground.leader()[1] - terms - sum(one.victim == "operator" for one in killed)
     if lost:
         wrong.append(f"the Lease changed hands {lost} time(s) more often than its holder was killed")
-    print(report(SEED, killed, diaries, "all bit for bit" if not wrong else "NOT as they should be"))
+    with capsys.disabled():
+        run.say(report(SEED, killed, diaries, "all bit for bit" if not wrong else "NOT as they should be"))
     assert not wrong, "\n".join([f"seed {SEED}", *wrong, wire(killed)])
     assert len(killed) >= KILLS
 

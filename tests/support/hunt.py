@@ -1,9 +1,8 @@
-"""Kills what belongs to jobs of a real cluster, at random moments drawn from a seed, and judges the outcome."""
+"""Kills what belongs to jobs of a real cluster, at moments drawn from a seed, and judges what came of it."""
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import threading
 import time
@@ -11,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import kills
 from diary import Diary
@@ -22,7 +21,8 @@ from mlenv_local import platform
 from mlenv_local.shell import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import random
+    from collections.abc import Callable, Iterator
 
     from history import History
     from live import Job, Namespace, Raw
@@ -80,11 +80,18 @@ class Ground:
         shared = {"name": "hunt", "hostPath": {"path": str(self.folder), "type": "Directory"}}
         kept = {"spool": {"volumeClaimName": spool}} if spool else {}
         command = ["python", f"{INSIDE}/diary.py", f"{INSIDE}/{name}", str(steps)]
+        # Without a request the pods would get next to nothing of cores that others want as well.
+        need = {"requests": {"cpu": "250m", "memory": "256Mi"}}
         pod = {"volumes": [shared], "volumeMounts": [{"name": "hunt", "mountPath": INSIDE}]}
         return self.ns.submit(
             name,
             launcher="MLEnv",
-            trainer={"command": command, "numNodes": nodes, "numProcPerNode": procs},
+            trainer={
+                "command": command,
+                "numNodes": nodes,
+                "numProcPerNode": procs,
+                "resourcesPerNode": need,
+            },
             checkpoint={"intervalSteps": 20, **kept},
             podTemplateOverrides={"spec": pod},
         )
@@ -117,7 +124,7 @@ class Hunter:
     ground: Ground
     chance: random.Random
     kills: list[Kill] = field(default_factory=list)
-    say: Any = print
+    say: Callable[[str], None] = print
 
     def hunt(self, job: Job, most: int) -> list[Kill]:
         """Kill so often, or until the job ends."""
@@ -186,7 +193,7 @@ def _kill(ns: Namespace, victim: str, pod: Raw, found: list[kills.Process]) -> b
             return False
         path = f"/api/v1/namespaces/{ns.name}/pods/{pod['metadata']['name']}"
         ns.api.call("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
-        return any([one.kill() for one in found])
+        return sum(one.kill() for one in found) > 0
     one = {
         "rank 0": trains[0] if trains else None,
         "another rank": trains[-1] if trains else None,
