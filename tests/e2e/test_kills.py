@@ -143,6 +143,7 @@ def test_whatever_is_killed_every_job_ends_as_if_nothing_had_been(
         for name in run.jobs
         for one in unexplained(name, ground.history.records(name), [k for k in killed if k.job == name])
     ]
+    ground.living_leader()
     lost = ground.leader()[1] - terms - sum(one.victim == "operator" for one in killed)
     if lost:
         wrong.append(f"the Lease changed hands {lost} time(s) more often than its holder was killed")

@@ -42,6 +42,8 @@ CHARGED: Final = frozenset({"rank 0", "another rank", "container"})
 """Kills that look like the program's own fault: nobody but the killer knows better."""
 IDLE: Final = 2
 """After so many kills in a row without a checkpoint in between the next one waits for one."""
+FAILOVER: Final = 30.0
+"""Seconds after its leader was killed in which the operator may still be without one."""
 SOON: Final = 0.3
 """The part of the kills that come right after the one before: into the restart that it caused."""
 
@@ -67,6 +69,8 @@ class Ground:
     """Of this machine; pods see it as INSIDE."""
     history: History
     one_leader: threading.Lock = field(default_factory=threading.Lock)
+    dead: set[str] = field(default_factory=set)
+    """Leaders that were killed."""
 
     def __post_init__(self) -> None:
         self.folder.chmod(0o777)
@@ -108,13 +112,19 @@ class Ground:
     def kill_leader(self) -> None:
         """And let its pod be replaced: a kubelet starts a container that ends often ever more slowly."""
         with self.one_leader:
-            holder = self.leader()[0]
+            holder = self.living_leader()
             pod = self.ns.api.get(f"{SYSTEM_PODS}/{holder.partition('_')[0]}")["metadata"]
             process = kills.main_of(kills.of_pod(pod["uid"]))
             assert process is not None, f"{holder} leads, and has no process"
             assert process.kill()
+            self.dead.add(holder)
             self.ns.api.delete(f"{SYSTEM_PODS}/{pod['name']}")
-            assert wait_until(lambda: self.leader()[0] not in ("", holder), seconds=PATIENCE), "no leader"
+
+    def living_leader(self) -> str:
+        """Who holds the Lease, once it is somebody who was not killed."""
+        found = wait_until(lambda: self.leader()[0] not in ("", *self.dead), seconds=PATIENCE)
+        assert found, "nobody leads"
+        return self.leader()[0]
 
 
 @dataclass
@@ -130,13 +140,15 @@ class Hunter:
         """Kill so often, or until the job ends."""
         mine: list[Kill] = []
         idle = 0
+        ended = 0
         while len(mine) < most:
             victim = self.chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
             index = self.chance.randrange(8)
             gap = self.chance.uniform(0, 1.5) if self.chance.random() < SOON else self.chance.uniform(1, 6)
-            if idle >= IDLE and not self._got_on(job, mine[-1].attempt):
-                break
-            idle = 0 if idle >= IDLE else idle
+            if idle >= IDLE:
+                if not self._got_on(job, ended):
+                    break
+                idle = 0
             if job.namespace.jobs.wait(lambda jobs: _over(jobs.get(job.name)), gap):
                 break
             kill = self._strike(job, victim, index)
@@ -146,10 +158,14 @@ class Hunter:
             self.kills.append(kill)
             self.say(f"  {job.name}, attempt {kill.attempt}: {victim} (slot {kill.index})")
             idle += victim != "operator"
+            ended = kill.attempt if victim in ENDS else ended
         return mine
 
     def _got_on(self, job: Job, attempt: int) -> bool:
-        """Wait until a later attempt has sealed a checkpoint, which refills the budget; False: it ended."""
+        """Wait until an attempt after this one has sealed a checkpoint, which refills the budget.
+
+        False: the job ended.
+        """
 
         def holds(status: Raw) -> bool:
             now, sealed = status["attempt"], (status.get("checkpoint") or {}).get("sealed")
@@ -242,10 +258,13 @@ def _recoveries(mine: list[Kill], diaries: dict[str, Diary]) -> tuple[list[float
     replaced: list[float] = []
     for job, diary in diaries.items():
         own = [one for one in mine if one.job == job and one.victim in ENDS]
-        others = [one.time for one in mine if one.job == job or one.victim == "operator"]
+        others = [one.time for one in mine if one.job == job]
+        leaders = [one.time for one in mine if one.victim == "operator"]
         for one in own:
             back = diary.back_at(one.time)
             if back is None or any(one.time < other < back for other in others):
+                continue
+            if any(one.time - FAILOVER < other < back for other in leaders):
                 continue
             (replaced if one.victim in ("container", "pod") else place).append(back - one.time)
     return place, replaced
