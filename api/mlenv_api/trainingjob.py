@@ -225,6 +225,17 @@ class CheckpointRef(Model):
     """When it was first heard of."""
 
 
+class CheckpointRequest(Model):
+    """An order to take a checkpoint, by the annotation mlenv.io/checkpoint-requested-at."""
+
+    requested_at: Annotated[str, Field(max_length=64)]
+    """The annotation, as it was when this was stored; another text is another order."""
+    sealed: CheckpointRef | None = None
+    """The first checkpoint sealed after the order was stored; null while the order stands."""
+    message: Sentence = ""
+    """Why it is not obeyed."""
+
+
 class CheckpointStatus(Model):
     """What checkpoints the job has; the only authority on what to run from."""
 
@@ -236,6 +247,8 @@ class CheckpointStatus(Model):
     """Nothing that an older attempt saved is resumed from: resume.policy asked for a new start."""
     spool: Name253 | None = None
     """The claim that holds them, as the pods mount it; null: they live in the pods, and go with them."""
+    request: CheckpointRequest | None = None
+    """The last order to take one, and what came of it."""
 
 
 class AttemptOrigin(Model):
