@@ -66,7 +66,7 @@ class ResumePolicy(StrEnum):
     AUTO = "Auto"
     """The newest good checkpoint; a fresh start only where none ever was, or all went with their pods."""
     REQUIRED = "Required"
-    """A checkpoint, or the job fails."""
+    """A checkpoint, also for the first attempt, or the job fails: one of its own, else the one in `from`."""
     NEVER = "Never"
     """Starts over, and ignores what is there; what is saved from then on is resumed from as with Auto."""
     FROM = "From"
@@ -81,9 +81,9 @@ class Resume(Model):
     policy: ResumePolicy = ResumePolicy.AUTO
     """Auto, Required, Never or From."""
     from_: Annotated[str, Field(max_length=1024)] | None = Field(default=None, alias="from")
-    """With From: folder of a checkpoint, as the trainer container sees it."""
+    """With From and Required: folder of a checkpoint, as the trainer container sees it."""
     things: tuple[Annotated[str, Field(max_length=253)], ...] = Field(default=(), max_length=64)
-    """With From: names of the Session's things to take, as net; all unless set."""
+    """With `from`: names of the Session's things to take, as net; all unless set."""
 
 
 class Spool(Model):

@@ -96,7 +96,7 @@ def settled(scene: Scene, origin: Origin, heard: datetime) -> CheckpointStatus:
 
 def foreign(scene: Scene) -> bool:
     """Whether the origin of this attempt is what resume.from names: the job has none of its own yet."""
-    return scene.spec.checkpoint.resume.policy is ResumePolicy.FROM and known(scene.status).sealed is None
+    return scene.spec.checkpoint.resume.from_ is not None and known(scene.status).sealed is None
 
 
 def rolled_back(scene: Scene, record: CheckpointStatus) -> tuple[CheckpointStatus, str]:
