@@ -35,6 +35,10 @@ class Diary:
         """What rank 0 ended with; empty while it has not."""
         return next((dict(one["end"]) for one in self.lines if "end" in one and one["rank"] == 0), {})
 
+    def of(self, attempt: int) -> list[dict[str, Any]]:
+        """The lines of one attempt."""
+        return [one for one in self.lines if one["attempt"] == attempt]
+
     def losses(self) -> dict[tuple[int, int], str]:
         """The loss of each rank at each step, to the bit; as it was the last time."""
         return {(one["rank"], one["step"]): one["loss"] for one in self.steps}

@@ -77,7 +77,9 @@ class Ground:
         shutil.copy(PROGRAM, self.folder / "diary.py")
         (self.folder / "diary.py").chmod(0o644)
 
-    def submit(self, name: str, nodes: int, procs: int, steps: int, spool: str | None = None) -> Job:
+    def submit(
+        self, name: str, nodes: int, procs: int, steps: int, spool: str | None = None, **env: str
+    ) -> Job:
         """A job that keeps a diary in a folder of its name."""
         (self.folder / name).mkdir()
         (self.folder / name).chmod(0o777)
@@ -95,6 +97,7 @@ class Ground:
                 "numNodes": nodes,
                 "numProcPerNode": procs,
                 "resourcesPerNode": need,
+                "env": [{"name": key, "value": value} for key, value in env.items()],
             },
             checkpoint={"intervalSteps": 20, **kept},
             podTemplateOverrides={"spec": pod},
