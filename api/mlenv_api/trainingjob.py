@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from mlenv_api import cel
 from mlenv_api.base import Model
+from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
@@ -210,30 +211,6 @@ class Rendezvous(Model):
     """IP address of the pod in slot 0."""
     port: int = Field(ge=1, le=65535)
     """Port that its launcher bound and reported."""
-
-
-class CheckpointRef(Model):
-    """One sealed checkpoint."""
-
-    step: int = Field(ge=0)
-    """Committed optimizer steps that it holds."""
-    attempt: int = Field(ge=1)
-    """The attempt that saved it."""
-    digest: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
-    """SHA-256 of its seal, which covers every file."""
-    time: AwareDatetime | None = None
-    """When it was first heard of."""
-
-
-class CheckpointRequest(Model):
-    """An order to take a checkpoint, by the annotation mlenv.io/checkpoint-requested-at."""
-
-    requested_at: Annotated[str, Field(max_length=64)]
-    """The annotation, as it was when this was stored; another text is another order."""
-    sealed: CheckpointRef | None = None
-    """The first checkpoint sealed after the order was stored; null while the order stands."""
-    message: Sentence = ""
-    """Why it is not obeyed."""
 
 
 class CheckpointStatus(Model):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from mlenv_api.trainingjob import CheckpointRef
+    from mlenv_api.checkpoints import CheckpointRef
 
 PAGE = 500
 

@@ -11,11 +11,13 @@ from pydantic import AwareDatetime, Field, ValidationError
 from mlenv_api.base import Model
 from mlenv_api.conditions import ConditionType
 from mlenv_api.names import ANNOTATION_CHECKPOINT, ANNOTATION_INCARNATION, ANNOTATION_INDEX
-from mlenv_api.trainingjob import CheckpointRef, Condition, TrainingJobSpec, TrainingJobStatus
+from mlenv_api.trainingjob import Condition, TrainingJobSpec, TrainingJobStatus
 from mlenv_sdk.errors import InvalidManifest, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlenv_api.checkpoints import CheckpointRef
 
 
 class Metadata(Model):

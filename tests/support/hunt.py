@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = Path(__file__).parent / "programs" / "diary.py"
 INSIDE: Final = "/hunt"
-PATIENCE: Final = 240.0
+PATIENCE: Final = 600.0
 LEASE: Final = f"/apis/coordination.k8s.io/v1/namespaces/{platform.NAMESPACE}/leases/{names.LEASE_NAME}"
 SYSTEM_PODS: Final = f"/api/v1/namespaces/{platform.NAMESPACE}/pods"
 VICTIMS: Final = {"rank 0": 24, "another rank": 20, "container": 16, "pod": 16, "store": 12, "operator": 12}

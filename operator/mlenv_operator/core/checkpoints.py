@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mlenv_api.checkpoints import CheckpointRef
 from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Checkpoint
-from mlenv_api.trainingjob import AttemptState, CheckpointRef, CheckpointStatus, ResumePolicy
+from mlenv_api.trainingjob import AttemptState, CheckpointStatus, ResumePolicy
 from mlenv_operator.core.classify import speaks
 from mlenv_operator.core.requests import served
 

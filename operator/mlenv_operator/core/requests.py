@@ -10,15 +10,16 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from mlenv_api.checkpoints import CheckpointRequest
 from mlenv_api.conditions import Reason
 from mlenv_api.names import ANNOTATION_CHECKPOINT
-from mlenv_api.trainingjob import CheckpointRequest
 from mlenv_operator.core.actions import Event
 from mlenv_operator.core.classify import TERMINAL
 from mlenv_operator.core.text import clip, quote
 
 if TYPE_CHECKING:
-    from mlenv_api.trainingjob import CheckpointRef, CheckpointStatus, TrainingJobStatus
+    from mlenv_api.checkpoints import CheckpointRef
+    from mlenv_api.trainingjob import CheckpointStatus, TrainingJobStatus
     from mlenv_operator.core.classify import Scene
 
 MAX_TEXT: Final = 64

@@ -8,8 +8,8 @@ import pytest
 from fake_cluster import checkpoint
 from worlds import heard, pod, raw_job, raw_status, world
 
+from mlenv_api.checkpoints import CheckpointRequest
 from mlenv_api.names import ANNOTATION_CHECKPOINT
-from mlenv_api.trainingjob import CheckpointRequest
 from mlenv_operator.core.actions import Event, Plan, Urgency
 from mlenv_operator.core.plan import plan
 
