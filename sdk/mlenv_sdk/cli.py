@@ -169,7 +169,7 @@ def checkpoint(
         try:
             made = client.checkpoint(name, timeout)
         except TimedOut as error:
-            typer.echo(f"mlenv: {error} The order stands: mlenv describe {name}", err=True)
+            typer.echo(f"mlenv: {error} The order stands until one is sealed.", err=True)
             raise typer.Exit(EXIT_FAILED) from None
         except (JobEnded, Refused) as error:
             typer.echo(f"mlenv: {error}", err=True)
