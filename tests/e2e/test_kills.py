@@ -160,7 +160,8 @@ def _wrong(run: Run, name: str, diary: Diary, undisturbed: Diary) -> Iterator[st
     end, whole = diary.end, undisturbed.end
     if run.shapes[name] != "breathes":
         expected = undisturbed.losses()
-        other = sorted(at for at, loss in diary.losses().items() if expected.get(at) != loss)
+        done = [((one["rank"], one["step"]), one["loss"]) for one in diary.steps]  # also what was done again
+        other = sorted({at for at, loss in done if expected.get(at) != loss})
         if other or end != whole:
             yield f"{end} instead of {whole}; other losses at (rank, step) {other[:5]}"
         return
