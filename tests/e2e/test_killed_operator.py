@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -296,6 +297,26 @@ def test_what_a_leader_that_was_asleep_still_sends_is_refused(
     assert {(one.resource, one.name) for one in sent if one.time > woken} <= {("pods", f"{job.name}-0-0")}
     _each_pod_once(audit, job, NODES)
     assert job.uids().keys() == {f"{job.name}-{index}-0" for index in range(NODES)}
+    job.delete()
+    job.until_gone()
+
+
+def test_asleep_between_a_proposal_and_its_record_while_another_leads(
+    ns: Namespace, pair: tuple[Outside, Outside], tmp_path: Path
+) -> None:
+    leader, standby = pair
+    ground = Ground(ns, tmp_path, History())
+    leader.set(replace(TO_RUN_FROM["before the record"], signal=signal.SIGSTOP))
+    job = ground.submit(_name(), 1, 1, 60, DIE="1:50")
+    leader.until_stopped()
+    status = job.until_phase("Complete")  # the standby's doing
+    assert standby.says() == LEADS
+    leader.signal(signal.SIGCONT)
+    assert leader.wait() == 1, leader.tail()
+    assert "lease lost" in leader.tail()
+    assert [(one["number"], one.get("resumedFrom")) for one in status["attempts"]] == [(2, 40), (1, 0)]
+    assert (ground.diary(job).contradictions(), ground.diary(job).end["exact"]) == ([], True)
+    assert job.status() == status
     job.delete()
     job.until_gone()
 
