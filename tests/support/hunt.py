@@ -148,6 +148,8 @@ class Hunter:
             victim = self.chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
             index = self.chance.randrange(8)
             gap = self.chance.uniform(0, 1.5) if self.chance.random() < SOON else self.chance.uniform(1, 6)
+            if victim == "store" and job.now()["spec"]["trainer"]["numNodes"] == 1:
+                victim = "rank 0"  # which hosts the store itself
             if idle >= IDLE:
                 if not self._got_on(job, ended):
                     break
