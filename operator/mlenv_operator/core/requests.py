@@ -50,9 +50,10 @@ def noted(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
     said, known = scene.job.checkpoint_requested, record.request
     if said is None:
         return record.model_copy(update={"request": None}) if known else record
-    if known is not None and known.requested_at == clip(said, MAX_TEXT):
-        return record
     order = CheckpointRequest(requested_at=clip(said, MAX_TEXT), message=_refusal(scene, said))
+    same = known is not None and known.requested_at == order.requested_at
+    if known is not None and same and (known.sealed is not None or known.message == order.message):
+        return record
     return record.model_copy(update={"request": order})
 
 

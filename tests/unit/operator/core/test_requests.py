@@ -108,6 +108,14 @@ def test_where_no_launcher_runs_nobody_can_obey() -> None:
     assert refused.message.startswith("launcher: None")
 
 
+def test_what_nobody_could_obey_stands_once_somebody_can() -> None:
+    refused = request(planned(NOON, launcher="None"))
+    assert refused is not None
+    assert request(planned(NOON, status=stored(message=refused.message))) == CheckpointRequest(
+        requested_at=NOON
+    )
+
+
 @pytest.mark.parametrize("state", ["Complete", "Failed"])
 def test_a_job_that_is_over_takes_no_orders(state: str) -> None:
     made = planned(NOON, state=state)
