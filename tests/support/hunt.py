@@ -240,7 +240,7 @@ def unexplained(job: str, records: list[AttemptRecord], mine: list[Kill]) -> lis
             found.append(said)
         elif record.counted and not victims & CHARGED:
             found.append(f"charged wrongly: {said}")
-        elif not record.counted and "pod" not in victims:
+        elif not record.counted and victims <= {*CHARGED, "operator"}:
             found.append(f"not charged: {said}")
     return found
 
