@@ -296,7 +296,8 @@ def _ended(status: Raw) -> bool:
 
 
 def _over(job: Raw | None) -> bool:
-    return job is None or _ended(job.get("status") or {})
+    """One that is not known yet has just been made."""
+    return job is not None and _ended(job.get("status") or {})
 
 
 def wire(mine: list[Kill]) -> str:
