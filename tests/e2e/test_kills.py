@@ -24,7 +24,7 @@ from hunt import PATIENCE, Ground, Hunter, report, unexplained, wire
 from live import Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from diary import Diary
     from live import Job
@@ -58,7 +58,14 @@ class Run:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def lane(self, number: int, first: int) -> None:
-        """Job after job, until enough has been killed."""
+        """Job after job, until enough has been killed, or a lane has failed."""
+        try:
+            self._hunt(number, first)
+        except BaseException:
+            self.left = 0
+            raise
+
+    def _hunt(self, number: int, first: int) -> None:
         hunter = Hunter(self.ground, random.Random(f"{SEED}/{number}"), say=self.say)
         self.hunters.append(hunter)
         order = list(SHAPES)[first:] + list(SHAPES)[:first]
@@ -124,31 +131,38 @@ def undisturbed(ground: Ground) -> Diary:
     return ground.diary(job)
 
 
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say something to whoever runs the tests, captured or not."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def line(text: str) -> None:
+        reporter.ensure_newline()
+        reporter.write_line(text)
+
+    return line
+
+
 def test_whatever_is_killed_every_job_ends_as_if_nothing_had_been(
-    ground: Ground, undisturbed: Diary, capsys: pytest.CaptureFixture[str]
+    ground: Ground, undisturbed: Diary, tell: Callable[[str], None]
 ) -> None:
+    tell(f"{KILLS} kills, MLENV_KILLS_SEED={SEED}")
     run = Run(ground, KILLS)
-    with capsys.disabled():
-        run.say(f"{KILLS} kills, MLENV_KILLS_SEED={SEED}")
     terms = ground.leader()[1]
     with ThreadPoolExecutor(LANES) as pool:
         lanes = [pool.submit(run.lane, number, 2 * number) for number in range(LANES)]
-    for lane in lanes:
-        lane.result()
     killed = sorted((one for hunter in run.hunters for one in hunter.kills), key=lambda one: one.time)
     diaries = {name: ground.diary(job) for name, job in run.jobs.items()}
-    wrong = [f"{name}: {one}" for name in run.jobs for one in _wrong(run, name, diaries[name], undisturbed)]
-    wrong += [
-        one
-        for name in run.jobs
-        for one in unexplained(name, ground.history.records(name), [k for k in killed if k.job == name])
-    ]
+    wrong = [repr(error) for lane in lanes if (error := lane.exception())]
+    for name in run.jobs:
+        mine = [one for one in killed if one.job == name]
+        wrong += [f"{name}: {one}" for one in _wrong(run, name, diaries[name], undisturbed)]
+        wrong += unexplained(name, ground.history.records(name), mine)
     ground.living_leader()
     lost = ground.leader()[1] - terms - sum(one.victim == "operator" for one in killed)
     if lost:
         wrong.append(f"the Lease changed hands {lost} time(s) more often than its holder was killed")
-    with capsys.disabled():
-        run.say(report(SEED, killed, diaries, "all bit for bit" if not wrong else "NOT as they should be"))
+    tell(report(SEED, killed, diaries, "all bit for bit" if not wrong else "NOT as they should be"))
     assert not wrong, "\n".join([f"seed {SEED}", *wrong, wire(killed)])
     assert len(killed) >= KILLS
 
