@@ -39,7 +39,7 @@ LANES: Final = 2
 """Jobs at a time."""
 MOST: Final = 12
 """Kills of one job."""
-STEPS: Final = 400
+STEPS: Final = 300
 BAND: Final = 0.05
 """The loss of a job whose world changed, around that of one whose world did not."""
 SHAPES: Final = {"pods": (2, 1), "spool": (2, 1), "ranks": (1, 2), "breathes": (2, 1)}
@@ -105,7 +105,7 @@ class Run:
     def _share(self) -> int:
         """How often the next job may be struck."""
         with self._lock:
-            mine = min(MOST, -(-self.left // LANES))
+            mine = min(MOST, self.left)
             self.left -= mine
             return mine
 
