@@ -149,8 +149,11 @@ RESUME: Final = rules(
         reason=REQUIRED,
     ),
     Rule(
-        rule="(has(self.policy) && self.policy == 'From') || !(has(self.from) || has(self.things))",
-        message="from and things are read with policy: From only: set that policy, or remove them",
+        rule=(
+            "(has(self.policy) && self.policy in ['From', 'Required'])"
+            " || !(has(self.from) || has(self.things))"
+        ),
+        message="from and things are read with policy: From or Required: set one of these, or remove them",
         path=".policy",
     ),
 )

@@ -87,6 +87,10 @@ class Reason(StrEnum):
     # checkpoints
     CHECKPOINTS_LOST = "CheckpointsLost"
     """Checkpoints of the job are gone, or could not be used: committed steps are made again."""
+    CHECKPOINT_SEALED = "CheckpointSealed"
+    """A checkpoint that was ordered by annotation is sealed."""
+    INVALID_REQUEST = "InvalidRequest"
+    """A checkpoint was ordered that cannot be: the annotation makes no sense, or nobody could take it."""
     # needs a human
     INVALID_SPEC = "InvalidSpec"
     """The spec contradicts itself, or the environment it names."""

@@ -40,6 +40,8 @@ ANNOTATION_INCARNATION: Final = "mlenv.io/incarnation"
 """On pods: counts the pods that this slot has had, from 0."""
 ANNOTATION_GENERATION: Final = "mlenv.io/job-generation"
 """On pods: the metadata.generation of the job that the pod was made from."""
+ANNOTATION_CHECKPOINT: Final = "mlenv.io/checkpoint-requested-at"
+"""Yours to set, on a TrainingJob: a time (RFC 3339). Another one orders another checkpoint."""
 ANNOTATION_ADDRESS: Final = "mlenv.io/address"
 """On the Lease: the HTTP address of its holder."""
 

@@ -166,6 +166,8 @@ class Answer(Model):
     next_beat_seconds: float = Field(default=5.0, gt=0, le=300)
     stored_evidence: int = Field(default=0, ge=0)
     """Evidence up to this sequence is stored, and need not be repeated."""
+    ordered: Name = ""
+    """With the order `checkpoint`: which one this is. Another text is another order."""
     message: Text = ""
     """A sentence for the log of the pod, when something is wrong."""
 

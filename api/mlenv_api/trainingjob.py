@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from mlenv_api import cel
 from mlenv_api.base import Model
+from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
@@ -66,7 +67,7 @@ class ResumePolicy(StrEnum):
     AUTO = "Auto"
     """The newest good checkpoint; a fresh start only where none ever was, or all went with their pods."""
     REQUIRED = "Required"
-    """A checkpoint, or the job fails."""
+    """A checkpoint, also for the first attempt, or the job fails: one of its own, else the one in `from`."""
     NEVER = "Never"
     """Starts over, and ignores what is there; what is saved from then on is resumed from as with Auto."""
     FROM = "From"
@@ -81,9 +82,9 @@ class Resume(Model):
     policy: ResumePolicy = ResumePolicy.AUTO
     """Auto, Required, Never or From."""
     from_: Annotated[str, Field(max_length=1024)] | None = Field(default=None, alias="from")
-    """With From: folder of a checkpoint, as the trainer container sees it."""
+    """With From and Required: folder of a checkpoint, as the trainer container sees it."""
     things: tuple[Annotated[str, Field(max_length=253)], ...] = Field(default=(), max_length=64)
-    """With From: names of the Session's things to take, as net; all unless set."""
+    """With `from`: names of the Session's things to take, as net; all unless set."""
 
 
 class Spool(Model):
@@ -212,19 +213,6 @@ class Rendezvous(Model):
     """Port that its launcher bound and reported."""
 
 
-class CheckpointRef(Model):
-    """One sealed checkpoint."""
-
-    step: int = Field(ge=0)
-    """Committed optimizer steps that it holds."""
-    attempt: int = Field(ge=1)
-    """The attempt that saved it."""
-    digest: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")]
-    """SHA-256 of its seal, which covers every file."""
-    time: AwareDatetime | None = None
-    """When it was first heard of."""
-
-
 class CheckpointStatus(Model):
     """What checkpoints the job has; the only authority on what to run from."""
 
@@ -236,6 +224,8 @@ class CheckpointStatus(Model):
     """Nothing that an older attempt saved is resumed from: resume.policy asked for a new start."""
     spool: Name253 | None = None
     """The claim that holds them, as the pods mount it; null: they live in the pods, and go with them."""
+    request: CheckpointRequest | None = None
+    """The last order to take one, and what came of it."""
 
 
 class AttemptOrigin(Model):

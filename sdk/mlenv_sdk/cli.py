@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mlenv_sdk import plugins
 from mlenv_sdk.client import Client
-from mlenv_sdk.errors import JobEnded, MlenvError, TimedOut
+from mlenv_sdk.errors import JobEnded, MlenvError, Refused, TimedOut
 from mlenv_sdk.manifests import as_json, as_yaml, load
 from mlenv_sdk.version import __version__
 from mlenv_sdk.view import describe, tables
@@ -156,6 +156,25 @@ def wait(
             raise typer.Exit(EXIT_FAILED) from None
     typer.echo(describe.ending(job) if job.finished else f'The job "{name}" is {job.phase}.')
     raise typer.Exit(EXIT_FAILED if until is None and job.failed else 0)
+
+
+@app.command()
+def checkpoint(
+    context: typer.Context,
+    name: Name,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds; for ever unless given.")] = None,
+) -> None:
+    """Have a job take a checkpoint now, and say which: exit code 1 when none came."""
+    with _client(context) as client:
+        try:
+            made = client.checkpoint(name, timeout)
+        except TimedOut as error:
+            typer.echo(f"mlenv: {error} The order stands until one is sealed.", err=True)
+            raise typer.Exit(EXIT_FAILED) from None
+        except (JobEnded, Refused) as error:
+            typer.echo(f"mlenv: {error}", err=True)
+            raise typer.Exit(EXIT_FAILED) from None
+    typer.echo(f'The job "{name}" has a checkpoint of step {made.step}, sealed by attempt {made.attempt}.')
 
 
 @app.command()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from mlenv_api.names import API_VERSION, LABEL_JOB, TRAINING_JOB, TRAINING_JOBS
+from mlenv_api.names import ANNOTATION_CHECKPOINT, API_VERSION, LABEL_JOB, TRAINING_JOB, TRAINING_JOBS
 from mlenv_sdk import watching
-from mlenv_sdk.errors import InvalidManifest, JobEnded, NotFound
+from mlenv_sdk.errors import InvalidManifest, JobEnded, NotFound, Refused
 from mlenv_sdk.logs import PodLogs
 from mlenv_sdk.resources import Event, Pod, TrainingJob
 from mlenv_sdk.transport import MERGE_PATCH, Transport
@@ -18,6 +19,8 @@ from mlenv_sdk.transport import MERGE_PATCH, Transport
 if TYPE_CHECKING:
     import os
     from types import TracebackType
+
+    from mlenv_api.checkpoints import CheckpointRef
 
 PAGE = 500
 
@@ -89,6 +92,26 @@ class Client:
     def resume(self, name: str) -> TrainingJob:
         """Lets a suspended job run again, with its current spec and environment."""
         return self._set_suspend(name, value=False)
+
+    def checkpoint(self, name: str, timeout: float | None = None) -> CheckpointRef:
+        """Orders a checkpoint, and gives the first one that is sealed once the order is known.
+
+        Raises Refused when nobody can obey, JobEnded when the job ends before, TimedOut after ``timeout``
+        seconds: the order stands then.
+        """
+        job = self.get(name)
+        if job.finished:
+            raise JobEnded(f"{_sentence(job)} It takes no more checkpoints.")
+        if job.spec.suspend:
+            raise Refused(f'The job "{name}" is suspended: nothing runs that could take a checkpoint.')
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        self._patch(name, {"metadata": {"annotations": {ANNOTATION_CHECKPOINT: now}}})
+        found = self.wait(name, lambda job: job.ordered is None or job.ordered.answered, timeout).ordered
+        if found is None:
+            raise Refused(f'The order for a checkpoint of the job "{name}" was taken back by somebody.')
+        if found.sealed is None:
+            raise Refused(f'The job "{name}" takes no checkpoint: {found.message}.')
+        return found.sealed
 
     def wait(
         self,
@@ -169,7 +192,9 @@ class Client:
         raise NotFound(f'The job "{name}" has no pod {index} now; its phase is {job.phase}.')
 
     def _set_suspend(self, name: str, *, value: bool) -> TrainingJob:
-        body = {"spec": {"suspend": value}}
+        return self._patch(name, {"spec": {"suspend": value}})
+
+    def _patch(self, name: str, body: Mapping[str, Any]) -> TrainingJob:
         answer = self._transport.call(
             "PATCH", self._path(name), what=_job(name), body=body, content_type=MERGE_PATCH
         )

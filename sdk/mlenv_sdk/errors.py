@@ -90,6 +90,10 @@ class JobEnded(MlenvError):
     """The job ended in another way than was waited for."""
 
 
+class Refused(MlenvError):
+    """The job cannot do what was asked of it."""
+
+
 @dataclass(frozen=True)
 class Cause:
     """One reason why an object was rejected."""

@@ -10,12 +10,14 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from mlenv_api.base import Model
 from mlenv_api.conditions import ConditionType
-from mlenv_api.names import ANNOTATION_INCARNATION, ANNOTATION_INDEX
+from mlenv_api.names import ANNOTATION_CHECKPOINT, ANNOTATION_INCARNATION, ANNOTATION_INDEX
 from mlenv_api.trainingjob import Condition, TrainingJobSpec, TrainingJobStatus
 from mlenv_sdk.errors import InvalidManifest, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlenv_api.checkpoints import CheckpointRef
 
 
 class Metadata(Model):
@@ -106,9 +108,35 @@ class TrainingJob(Model):
         return self.complete or self.failed
 
     @property
+    def ordered(self) -> CheckpointOrder | None:
+        """The checkpoint that somebody has ordered, and what came of that so far."""
+        at = self.metadata.annotations.get(ANNOTATION_CHECKPOINT)
+        if at is None:
+            return None
+        known = self.status.checkpoint.request if self.status.checkpoint else None
+        if known is None or known.requested_at != at:
+            return CheckpointOrder()
+        return CheckpointOrder(known.sealed, known.message)
+
+    @property
     def phase(self) -> str:
         """One word for people; Pending before the operator has seen the job."""
         return self.status.phase.value if self.status.phase else "Pending"
+
+
+@dataclass(frozen=True)
+class CheckpointOrder:
+    """An order to take a checkpoint."""
+
+    sealed: CheckpointRef | None = None
+    """The one that served it."""
+    message: str = ""
+    """Why it is not obeyed."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.sealed is not None or bool(self.message)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,6 +104,24 @@ def test_waiting_sees_what_happens_meanwhile(client: Client, kubectl: Kubectl) -
         set_status(kubectl, phase="Complete", conditions=[condition("Complete")])
         waiter.join()
     assert reached[0].complete
+
+
+def test_a_checkpoint_is_ordered_by_annotation_and_served_by_status(client: Client, kubectl: Kubectl) -> None:
+    client.submit(manifest())
+
+    def serve() -> None:
+        """What the operator does once it sees the order."""
+        with Client(kubectl.kubeconfig) as other:
+            ordered = other.wait(NAME, lambda job: job.ordered is not None, timeout=60)
+        at = ordered.metadata.annotations[names.ANNOTATION_CHECKPOINT]
+        made = {"step": 40, "attempt": 1, "digest": "a" * 64}
+        set_status(kubectl, checkpoint={"request": {"requestedAt": at, "sealed": made}})
+
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        assert client.checkpoint(NAME, timeout=60).step == 40
+        served.result()
+    assert client.get(NAME).metadata.generation == 1
 
 
 def test_a_watch_ends_with_the_job(client: Client, kubectl: Kubectl) -> None:

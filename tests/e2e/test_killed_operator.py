@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import secrets
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from history import History
+from hunt import Ground
 from killed_operator import Trap
 from live import Namespace, condition
 from outside import LEASE, Operators, Outside, free_port, prepare
+from traps import POD, TO_COMPLETE, TO_GONE, TO_RESTARTED, TO_RESUMED, TO_RUN_FROM, TO_SUSPENDED
 
-from mlenv_api.protocol import BEAT_PATH
 from mlenv_local import Cluster, needs
 from mlenv_local.audit import AuditLog
 from mlenv_local.progress import Reporter
@@ -66,50 +67,6 @@ def ns(cluster: Cluster) -> Iterator[Namespace]:
     found = Namespace(cluster, f"kill-{secrets.token_hex(3)}")
     yield found
     found.close()
-
-
-SERVICE = ("create", "services")
-POD = ("create", "pods")
-DELETION = ("delete", "pods")
-STRIP = ("patch", "pods")
-STATUS = ("update", "trainingjobs/status")
-
-TO_COMPLETE = {
-    "before the first move": Trap("before", *STATUS, state="Assembling"),
-    "after the first move": Trap("after", *STATUS, state="Assembling"),
-    "before the Service": Trap("before", *SERVICE),
-    "after the Service": Trap("after", *SERVICE),
-    "after pod 1": Trap("after", *POD, nth=1),
-    "after pod 2": Trap("after", *POD, nth=2),
-    "after pod 3": Trap("after", *POD, nth=3),
-    "before it runs": Trap("before", *STATUS, state="Running"),
-    "after it runs": Trap("after", *STATUS, state="Running"),
-    "before it is complete": Trap("before", *STATUS, state="Complete"),
-    "after it is complete": Trap("after", *STATUS, state="Complete"),
-}
-TO_SUSPENDED = {
-    "before the move": Trap("before", *STATUS, state="Suspending"),
-    "before the first deletion": Trap("before", *DELETION),
-    "after the first deletion": Trap("after", *DELETION),
-    "after the first pod is let go": Trap("after", *STRIP),
-    "before it is suspended": Trap("before", *STATUS, state="Suspended"),
-    "after it is suspended": Trap("after", *STATUS, state="Suspended"),
-}
-TO_RESUMED = {
-    "before the move": Trap("before", *STATUS, state="Assembling"),
-    "after the move": Trap("after", *STATUS, state="Assembling"),
-    "after pod 1": Trap("after", *POD),
-}
-TO_GONE = {
-    "before the first pod is let go": Trap("before", *STRIP),
-    "after the first pod is let go": Trap("after", *STRIP),
-}
-TO_RESTARTED = {
-    "before the move": Trap("before", *STATUS, state="Assembling", number=2),
-    "after the move": Trap("after", *STATUS, state="Assembling", number=2),
-    "before it runs": Trap("before", *STATUS, state="Running", number=2),
-    "after it runs": Trap("after", *STATUS, state="Running", number=2),
-}
 
 
 SHAPES = {"None": NODES, "MLEnv": 1}
@@ -201,6 +158,29 @@ def test_killed_on_the_way_to_the_next_attempt(operators: Operators, ns: Namespa
     job.until_gone()
 
 
+@pytest.mark.parametrize("point", TO_RUN_FROM)
+def test_killed_between_what_rank_0_proposes_and_the_record_of_it(
+    operators: Operators, ns: Namespace, tmp_path_factory: pytest.TempPathFactory, point: str
+) -> None:
+    ground = Ground(ns, tmp_path_factory.mktemp("ground"), History())
+    operators.ready().set(TO_RUN_FROM[point])
+    job = ground.submit(_name(), 1, 1, 60, DIE="1:50")
+    assert operators.ready().wait() == -signal.SIGKILL, operators.ready().tail()
+    waits = "waits for the operator to record that it runs from the checkpoint of step 40"
+    assert wait_until(lambda: waits in job.logs(f"{job.name}-0-0"), seconds=120), job.describe()
+    stored, made = job.status()["attempt"], ground.diary(job).of(2)
+    assert (stored["number"], "origin" in stored) == (2, "after" in point)
+    assert made == [], "nobody was told that it is recorded"
+    operators.died(ns)
+    status = job.until_phase("Complete")
+    assert [(one["number"], one.get("resumedFrom")) for one in status["attempts"]] == [(2, 40), (1, 0)]
+    assert status["attempt"]["origin"]["checkpoint"]["step"] == ground.diary(job).of(2)[0]["begins"] == 40
+    assert status["attempts"][1]["lostSteps"] == status["attempts"][1]["lastStep"] - 40
+    assert (ground.diary(job).contradictions(), ground.diary(job).end["exact"]) == ([], True)
+    job.delete()
+    job.until_gone()
+
+
 @pytest.mark.parametrize("point", TO_SUSPENDED)
 def test_killed_while_it_is_suspended(operators: Operators, ns: Namespace, point: str) -> None:
     audit = AuditLog(operators.cluster.audit_log)
@@ -271,9 +251,9 @@ def pair(operators: Operators, ns: Namespace, tmp_path: Path) -> Iterator[tuple[
     both = [Outside(cluster, name, port, tmp_path / name, **settings) for name, port in ports.items()]
     try:
         both[0].begin()
-        assert wait_until(lambda: _status(both[0]) == LEADS, seconds=120), both[0].tail()
+        assert wait_until(lambda: both[0].says() == LEADS, seconds=120), both[0].tail()
         both[1].begin()
-        assert wait_until(lambda: _leader(both[1]) == both[0].address, seconds=120), both[1].tail()
+        assert wait_until(lambda: both[1].leader() == both[0].address, seconds=120), both[1].tail()
         yield both[0], both[1]
     finally:
         for one in both:
@@ -283,7 +263,7 @@ def pair(operators: Operators, ns: Namespace, tmp_path: Path) -> Iterator[tuple[
 
 def test_the_standby_names_the_leader_and_takes_over(ns: Namespace, pair: tuple[Outside, Outside]) -> None:
     leader, standby = pair
-    assert _ask(standby) == (421, {"leader": leader.address})
+    assert standby.ask() == (421, {"leader": leader.address})
     job = ns.sleeper(_name(), launcher="MLEnv")
     before = job.until_phase("Running")
     uids = job.uids()
@@ -291,7 +271,7 @@ def test_the_standby_names_the_leader_and_takes_over(ns: Namespace, pair: tuple[
     after = job.until_seen(job.edit(failurePolicy={"maxRestarts": 8}))
     assert after["attempt"] == before["attempt"]
     assert job.uids() == uids
-    assert _status(standby) == LEADS
+    assert standby.says() == LEADS
     job.edit(activeDeadlineSeconds=1, ttlSecondsAfterFinished=1)
     job.until_gone()  # the launcher has found the new leader, and was told to stop
 
@@ -305,7 +285,7 @@ def test_what_a_leader_that_was_asleep_still_sends_is_refused(
     job = ns.sleeper(_name(), NODES)
     leader.until_stopped()
     job.until_phase("Running")  # the standby's doing
-    assert _status(standby) == LEADS
+    assert standby.says() == LEADS
     woken = datetime.now(UTC)
     leader.signal(signal.SIGCONT)
     assert leader.wait() == 1, leader.tail()
@@ -321,27 +301,24 @@ def test_what_a_leader_that_was_asleep_still_sends_is_refused(
     job.until_gone()
 
 
-def _ask(operator: Outside) -> tuple[int, Raw]:
-    """What it answers to a beat without a token; 0 when it does not."""
-    connection = http.client.HTTPConnection(operator.host, operator.port, timeout=10)
-    try:
-        connection.request("POST", BEAT_PATH, "{}")
-        reply = connection.getresponse()
-        body: Raw = json.loads(reply.read() or b"{}")
-    except (OSError, ValueError):
-        return 0, {}
-    finally:
-        connection.close()
-    return reply.status, body
-
-
-def _status(operator: Outside) -> int:
-    return _ask(operator)[0]
-
-
-def _leader(operator: Outside) -> str | None:
-    leader: str | None = _ask(operator)[1].get("leader")
-    return leader
+def test_asleep_between_a_proposal_and_its_record_while_another_leads(
+    ns: Namespace, pair: tuple[Outside, Outside], tmp_path: Path
+) -> None:
+    leader, standby = pair
+    ground = Ground(ns, tmp_path, History())
+    leader.set(replace(TO_RUN_FROM["before the record"], signal=signal.SIGSTOP))
+    job = ground.submit(_name(), 1, 1, 60, DIE="1:50")
+    leader.until_stopped()
+    status = job.until_phase("Complete")  # the standby's doing
+    assert standby.says() == LEADS
+    leader.signal(signal.SIGCONT)
+    assert leader.wait() == 1, leader.tail()
+    assert "lease lost" in leader.tail()
+    assert [(one["number"], one.get("resumedFrom")) for one in status["attempts"]] == [(2, 40), (1, 0)]
+    assert (ground.diary(job).contradictions(), ground.diary(job).end["exact"]) == ([], True)
+    assert job.status() == status
+    job.delete()
+    job.until_gone()
 
 
 def _name() -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import claims
 import pytest
 from live import Namespace
+
+from mlenv_sdk import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,20 +78,8 @@ def ns(installed: Cluster) -> Iterator[Namespace]:
 @pytest.fixture
 def claim(ns: Namespace) -> Iterator[str]:
     """A claim on a volume that all nodes can mount."""
-    folder = Path(tempfile.mkdtemp(prefix="mlenv-spool-"))
-    folder.chmod(0o777)
-    name = f"spool-{secrets.token_hex(3)}"
-    same = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    volume = {**same, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}}
-    wish = {**same, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}
-    apply = ns.cluster.kubectl.apply
-    apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": volume})
-    meta = {"name": name, "namespace": ns.name}
-    apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wish})
-    yield name
-    ns.cluster.kubectl("delete", "pvc", name, "-n", ns.name, "--wait=false")
-    ns.cluster.kubectl("delete", "pv", name, "--wait=false")
-    shutil.rmtree(folder)
+    with claims.claim(ns) as name:
+        yield name
 
 
 def submit(
@@ -163,6 +151,25 @@ def test_a_job_in_its_own_pods_says_what_a_suspension_costs(ns: Namespace) -> No
     ended = job.until_phase("Complete", PATIENCE)
     assert ended["attempt"]["origin"] == {}
     assert "fresh start at step 0" in job.logs("forgets-0-1")
+
+
+def test_a_checkpoint_is_taken_when_somebody_asks_for_it(ns: Namespace) -> None:
+    job = submit(ns, "asked", 1, steps=100_000, intervalSteps=1_000_000)
+    job.until_phase("Running", PATIENCE)
+    with Client(ns.cluster.kubeconfig, ns.name) as client:
+        made = [client.checkpoint("asked", PATIENCE) for _ in range(2)]
+    assert 0 < made[0].step < made[1].step
+    assert job.status()["checkpoint"]["sealed"]["step"] == made[1].step
+    said = job.logs("asked-0-0")
+    assert all(f"ordered a checkpoint: it is that of step {one.step}" in said for one in made)
+    told = "".join(events(job, "CheckpointSealed"))
+    assert all(f"is that of step {one.step}, sealed by attempt 1" in told for one in made)
+    annotate = ("annotate", "tj", "asked", "-n", ns.name, "--overwrite")
+    ns.cluster.kubectl(*annotate, "mlenv.io/checkpoint-requested-at=tomorrow")
+    refused = job.until(lambda status: status["checkpoint"]["request"].get("message"), "refusal", PATIENCE)
+    assert refused["phase"] == "Running"
+    assert "'tomorrow', which is no time" in refused["checkpoint"]["request"]["message"]
+    job.delete()
 
 
 def test_worlds_of_four_two_and_four_ranks_see_every_sample_once(ns: Namespace, claim: str) -> None:

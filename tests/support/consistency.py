@@ -137,6 +137,8 @@ def record_contradictions(world: World, new: TrainingJobStatus) -> list[str]:
         found.append("an origin is stored that the first launcher of this attempt has not proposed")
     if now.sealed != old.sealed:
         found += _sealed_anew(world, old, now, new, settled=settled)
+    if now.request != old.request:
+        found += _ordered_anew(world, old, now)
     if now.ceiling_step != old.ceiling_step and not (
         settled or _starts_anew(old, now) or _pods_went(old, new) or _rolled_back(stored, new)
     ):
@@ -145,6 +147,27 @@ def record_contradictions(world: World, new: TrainingJobStatus) -> list[str]:
         if not raised or (now.ceiling_step or 0) < (old.ceiling_step or 0):
             found.append(f"the ceiling moves from {old.ceiling_step} to {now.ceiling_step}")
     return found
+
+
+def _ordered_anew(world: World, old: CheckpointStatus, now: CheckpointStatus) -> Iterator[str]:
+    """An order comes from the annotation, and is served by what an attempt that knew of it sealed since."""
+    assert world.job is not None
+    said = world.job.checkpoint_requested
+    if now.request is None:
+        if said is not None:
+            yield "an order is forgotten that still stands in the annotation"
+        return
+    if old.request is None or old.request.requested_at != now.request.requested_at:
+        if now.request.requested_at != said:
+            yield f"{now.request.requested_at} was ordered by nobody"
+        if now.request.sealed is not None:
+            yield "an order is served before it was stored"
+        return
+    told = {one.beat.sealed.digest for one in _current_beats(world) if one.beat.sealed}
+    if now.request.sealed is None or now.request.sealed.digest not in told:
+        yield "an order is served by nothing that a launcher tells of"
+    elif old.sealed is not None and old.sealed.digest == now.request.sealed.digest:
+        yield "an order is served by a checkpoint that was known before"
 
 
 def _settled_now(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:

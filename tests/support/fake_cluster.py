@@ -211,6 +211,13 @@ class FakeCluster:
             if spec != self.job["spec"]:
                 self._store_job(spec=spec, generation=self.job["metadata"]["generation"] + 1)
 
+    def order_checkpoint(self, at: str | None) -> None:
+        """Set the annotation that orders one, or remove it."""
+        if self.job is not None:
+            notes = {names.ANNOTATION_CHECKPOINT: at} if at is not None else {}
+            meta = {**self.job["metadata"], "resourceVersion": self._version(), "annotations": notes}
+            self.job = {**self.job, "metadata": meta}
+
     def edit_environment(self, **changes: Any) -> None:
         if self.environment is not None:
             meta = self.environment["metadata"]

@@ -42,6 +42,8 @@ class Trap:
     """Of a status: only one whose attempt stands there."""
     number: int = 0
     """Of a status: only one of this attempt."""
+    origin: bool = False
+    """Of a status: only one that says what its attempt runs from."""
     signal: int = signal.SIGKILL
 
     def line(self) -> str:
@@ -55,7 +57,8 @@ class Trap:
         if not self.state:
             return True
         attempt = (orjson.loads(request.body or b"{}").get("status") or {}).get("attempt") or {}
-        return attempt.get("state") == self.state and self.number in (0, attempt.get("number"))
+        right = attempt.get("state") == self.state and self.number in (0, attempt.get("number"))
+        return right and (not self.origin or "origin" in attempt)
 
 
 class Trapped:

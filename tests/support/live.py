@@ -142,8 +142,9 @@ class Stream:
 class Watched:
     """All objects of one collection as they are now, and whoever waits for them to change."""
 
-    def __init__(self, api: Api, path: str) -> None:
+    def __init__(self, api: Api, path: str, seen: Callable[[Raw], object] | None = None) -> None:
         self._api, self._path = api, path
+        self._seen = seen or (lambda _: None)
         self._objects: dict[str, Raw] = {}
         self._news = threading.Condition()
         self._stop = threading.Event()
@@ -189,11 +190,14 @@ class Watched:
             self._change(event["object"]["metadata"]["name"], event)
 
     def _set(self, objects: dict[str, Raw]) -> None:
+        for one in objects.values():
+            self._seen(one)
         with self._news:
             self._objects = objects
             self._news.notify_all()
 
     def _change(self, name: str, event: Raw) -> None:
+        self._seen(event["object"])
         with self._news:
             if event["type"] == "DELETED":
                 self._objects.pop(name, None)
@@ -205,12 +209,20 @@ class Watched:
 class Namespace:
     """One namespace with its jobs and pods watched; close it to delete it with all that is in it."""
 
-    def __init__(self, cluster: Cluster, name: str, *, security: str = "privileged") -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        *,
+        security: str = "privileged",
+        seen: Callable[[Raw], object] | None = None,
+    ) -> None:
+        """`seen` is called with every state of every job that the API server tells of."""
         self.cluster, self.name = cluster, name
         self.api = Api(cluster.kubeconfig)
         labels = {"pod-security.kubernetes.io/enforce": security}
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-        self.jobs = Watched(self.api, JOBS.format(name))
+        self.jobs = Watched(self.api, JOBS.format(name), seen)
         self.all_pods = Watched(self.api, PODS.format(name))
 
     def close(self) -> None:

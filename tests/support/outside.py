@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
 import socket
@@ -16,13 +18,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from mlenv_api import names
+from mlenv_api.protocol import BEAT_PATH
 from mlenv_local import platform
 from mlenv_local.binaries import cache_folder
 from mlenv_local.images.runtime import host_runtime, runtime_archive
 
 if TYPE_CHECKING:
     from killed_operator import Trap
-    from live import Namespace
+    from live import Namespace, Raw
 
     from mlenv_local import Cluster
 
@@ -128,6 +131,28 @@ class Outside:
             with suppress(BrokenPipeError):
                 if pipe is not None:
                     pipe.close()
+
+    def ask(self) -> tuple[int, Raw]:
+        """What it answers to a beat without a token; 0 when it does not."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        try:
+            connection.request("POST", BEAT_PATH, "{}")
+            reply = connection.getresponse()
+            body: Raw = json.loads(reply.read() or b"{}")
+        except (OSError, ValueError):
+            return 0, {}
+        finally:
+            connection.close()
+        return reply.status, body
+
+    def says(self) -> int:
+        """The status of that answer."""
+        return self.ask()[0]
+
+    def leader(self) -> str | None:
+        """Whom it names as the leader in that answer."""
+        leader: str | None = self.ask()[1].get("leader")
+        return leader
 
     def tail(self) -> str:
         """The last lines of its log."""

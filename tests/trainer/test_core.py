@@ -228,6 +228,11 @@ class TestRecord:
         running.answer(2, order=Order.CHECKPOINT)
         assert running.state.orders == 1
 
+    def test_another_order_counts_though_nobody_saw_the_first_one_end(self, running: Launcher) -> None:
+        for text in ("a", "a", "b", "b"):
+            running.answer(1, order=Order.CHECKPOINT, ordered=text)
+        assert running.state.orders == 2
+
     def test_only_the_node_of_rank_0_proposes(self, running: Launcher) -> None:
         told = record.Told(attempt=1, sealed=self.PAST, origin=Origin())
         message = core.beat(running.state, NOW, None, "x", told=told)

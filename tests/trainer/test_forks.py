@@ -351,6 +351,7 @@ def test_ranks_that_still_wait_can_be_called_off(rig: Rig, order: Order) -> None
     attempts.server.say(pod, 2, order=order)
     if order is Order.STOP:
         assert attempts.launcher.exit_code() == 1
+        assert "started again" not in attempts.launcher.text()
     else:
         attempts.server.wait(pod, lambda b: (b.attempt, b.phase) == (2, LauncherPhase.WAITING), "waiting")
     assert "ran" not in attempts.launcher.text()

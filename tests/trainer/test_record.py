@@ -105,6 +105,18 @@ class TestRules:
         with pytest.raises(NothingToResume, match="that of step 7 went with its pods"):
             read({"past": FINE}, {"resume": {"policy": "Required"}}).lost(Path("/f"), durable=False)
 
+    def test_required_says_where_it_looked_and_what_would_help(self) -> None:
+        with pytest.raises(NothingToResume, match=r"/f holds no checkpoint, nor does .*resume.from name one"):
+            read({}, {"resume": {"policy": "Required"}}).lost(Path("/f"), durable=False)
+
+    def test_required_takes_what_from_names_until_there_is_something_to_lose(self) -> None:
+        spec = {"resume": {"policy": "Required", "from": "/old"}}
+        first = read({}, spec)
+        assert (first.lost(Path("/f"), durable=False), first.source) == ("", Path("/old"))
+        for durable in (False, True):
+            with pytest.raises(NothingToResume, match="step 7"):
+                read({"past": FINE}, spec).lost(Path("/f"), durable=durable)
+
     @pytest.mark.parametrize(
         "known", [None, {}, {"past": FINE, "sinceAttempt": 3}, {"past": FINE, "ceilingStep": 0}]
     )

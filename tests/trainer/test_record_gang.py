@@ -208,6 +208,7 @@ def test_required_fails_without_a_checkpoint(rig: Rig, server: Server) -> None:
     found = one.failure()
     assert found.exit_code == 78
     assert "resume.policy: Required, and" in found.message
+    assert "holds no checkpoint, nor does spec.checkpoint.resume.from name one" in found.message
 
 
 def test_from_takes_all_or_what_is_named_and_starts_at_step_0(rig: Rig, server: Server) -> None:
@@ -217,7 +218,8 @@ def test_from_takes_all_or_what_is_named_and_starts_at_step_0(rig: Rig, server: 
     source = one.sealed()[-1]
     (weights,) = one.said("ended")
     resume = {"policy": "From", "from": str(source)}
-    for pod, more, moments in (("q0", {}, 2), ("r0", {"things": ["net"]}, 0)):
+    cases = (("q0", {}, 2), ("r0", {"things": ["net"]}, 0), ("s0", {"policy": "Required"}, 2))
+    for pod, more, moments in cases:
         other = One(rig, server, pod, spec={"intervalSteps": 2, "resume": {**resume, **more}}, DIE="1:3")
         other.start()
         other.failure()

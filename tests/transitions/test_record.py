@@ -83,6 +83,11 @@ class Record(RuleBasedStateMachine):
             launcher.seal(launcher.step)
             self._speaks(slot)
 
+    @rule(at=st.sampled_from([None, "2026-01-31T12:00:00Z", "2026-01-31T13:00:00Z", "soon"]))
+    def somebody_orders_a_checkpoint(self, at: str | None) -> None:
+        self.cluster.order_checkpoint(at)
+        self.operator.settle()
+
     @rule(slot=slots, step=st.integers(0, 900))
     def tells_of_one_that_an_older_attempt_saved(self, slot: int, step: int) -> None:
         launcher = self._running(slot)

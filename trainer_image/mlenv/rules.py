@@ -14,6 +14,8 @@ from mlenv_api.trainingjob import CheckpointSpec, ResumePolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlenv_api.protocol import Checkpoint
+
 SECONDS: Final = 300.0
 OVER: Final = "spec.checkpoint.resume.policy: Never starts over"
 
@@ -54,7 +56,10 @@ class Rules:
     def source(self) -> Path | None:
         """The checkpoint to start from where there is none of our own."""
         resume = self.spec.resume
-        return Path(resume.from_ or "") if resume.policy is ResumePolicy.FROM else None
+        named = resume.policy is ResumePolicy.FROM or (
+            resume.policy is ResumePolicy.REQUIRED and resume.from_ is not None
+        )
+        return Path(resume.from_ or "") if named else None
 
     def lost(self, folder: Path, *, durable: bool) -> str:
         """No checkpoint of ours is in `folder`: what that costs, in words; empty when nothing is lost.
@@ -68,18 +73,26 @@ class Rules:
                 f"recorded for this job, but {folder} holds none: it was emptied, or is another folder. Put "
                 f"it back; {OVER}"
             )
-        if self.spec.resume.policy is ResumePolicy.REQUIRED:
-            why = f"; that of step {past.step} went with its pods" if past else ""
-            raise NothingToResume(
-                f"spec.checkpoint.resume.policy: Required, and {folder} holds no checkpoint{why}. Put one "
-                "there, or set another policy"
-            )
+        if self.spec.resume.policy is ResumePolicy.REQUIRED and (past is not None or self.source is None):
+            raise NothingToResume(_required(folder, past))
         if past is None:
             return ""
         return (
             f"the checkpoints of this job went with their pods: {past.step} steps are lost. A shared volume "
             "in spec.checkpoint.spool keeps them, and resume.policy: Required fails the job instead"
         )
+
+
+def _required(folder: Path, past: Checkpoint | None) -> str:
+    """Where was looked, and what to do."""
+    said = f"spec.checkpoint.resume.policy: Required, and {folder} holds no checkpoint"
+    if past is not None:
+        return f"{said}; that of step {past.step} went with its pods. {OVER}"
+    return (
+        f"{said}, nor does spec.checkpoint.resume.from name one. A job's own folder is new with the job: "
+        "name the checkpoint to start from in resume.from, or the folder that holds some in "
+        "ml.Checkpoints(folder=...); or set policy: Auto"
+    )
 
 
 def read(env: Mapping[str, str]) -> Rules:

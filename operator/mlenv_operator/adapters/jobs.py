@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from mlenv_api import names
 from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.world import JobKey, JobView
 
@@ -127,6 +128,9 @@ class JobCache:
 
 
 def _slim(raw: Raw) -> Raw:
-    """Without managedFields and annotations, which can be most of a body."""
+    """Without managedFields and annotations, which can be most of a body; of the latter ours is kept."""
     metadata = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "annotations")}
+    ordered = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_CHECKPOINT)
+    if ordered is not None:
+        metadata["annotations"] = {names.ANNOTATION_CHECKPOINT: ordered}
     return {**raw, "metadata": metadata}

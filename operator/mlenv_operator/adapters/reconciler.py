@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlenv_api.names import API_VERSION, TRAINING_JOB
 from mlenv_operator.core.plan import plan
+from mlenv_operator.core.requests import standing
 from mlenv_operator.kube.errors import Conflict, NotFound
 from mlenv_operator.kube.executor import Executor
 from mlenv_operator.kube.resources import TRAINING_JOBS
@@ -113,6 +114,8 @@ class Reconciler:
             self._queue.add(key)
             return "conflict"
         self._state.pace.wrote(key)
+        if standing(made.status.checkpoint) != standing(job.status.checkpoint):
+            self._nudges.moved(key)
         await self._emit(job, made)
         return "acted"
 

@@ -10,6 +10,7 @@ from mlenv_operator.core.checkpoints import known, message
 from mlenv_operator.core.classify import TERMINAL
 from mlenv_operator.core.diagnose import unsupported
 from mlenv_operator.core.faults import our_time
+from mlenv_operator.core.requests import standing
 from mlenv_operator.core.world import CoreSettings
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 UNSUPPORTED_BEAT_S: Final = 60.0
 IDLE_BEAT_S: Final = 5.0
+_RUNS: Final = frozenset({Order.RUN, Order.CHECKPOINT})
 _ORDERS: Final = {
     AttemptState.QUEUED: Order.STOP,
     AttemptState.ASSEMBLING: Order.RUN,
@@ -50,17 +52,19 @@ def answer(
     if attempt is None:
         return Answer(term=term, attempt=0, next_beat_seconds=IDLE_BEAT_S)
     order, record = _order(job, pod, attempt), known(job.status)
+    wanted = standing(record) if order is Order.CHECKPOINT else None
     return Answer(
         term=term,
         attempt=attempt.number,
         order=order,
-        world=_world(job.status, pod, attempt) if order is Order.RUN else None,
+        world=_world(job.status, pod, attempt) if order in _RUNS else None,
         past=message(record.sealed) if record.sealed else None,
         ceiling_step=record.ceiling_step,
         since_attempt=record.since_attempt,
         origin=_origin(attempt),
         next_beat_seconds=next_beat_s(attempt, beat, fleet_pods, settings),
         stored_evidence=_stored(attempt, heard),
+        ordered=wanted.requested_at if wanted else "",
     )
 
 
@@ -73,7 +77,7 @@ def matters(old: BeatView | None, new: Beat) -> bool:
 
 def undecided(pod: PodView, beat: Beat, given: Answer) -> bool:
     """Whether what this beat calls for is still to be decided: this answer tells its launcher nothing."""
-    if given.order is not Order.RUN or given.attempt != beat.attempt:
+    if given.order not in _RUNS or given.attempt != beat.attempt:
         return False
     if beat.phase is LauncherPhase.WAITING:
         # The first one will have more to say: where its store listens.
@@ -107,8 +111,10 @@ def _order(job: JobView, pod: PodView, attempt: Attempt) -> Order:
     if job.deleting or not _is_current(job.status, pod):
         return Order.STOP
     order = _ORDERS[attempt.state]
-    # Its kubelet has told it to end already: what is left to do is to save.
-    return Order.DRAIN if order is Order.RUN and pod.deleting else order
+    if order is Order.RUN and pod.deleting:
+        return Order.DRAIN  # its kubelet has told it to end already: what is left to do is to save
+    saves = attempt.state is AttemptState.RUNNING and standing(job.status.checkpoint)
+    return Order.CHECKPOINT if saves else order
 
 
 def _is_current(status: TrainingJobStatus, pod: PodView) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mlenv_api.checkpoints import CheckpointRef
 from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Checkpoint
-from mlenv_api.trainingjob import AttemptState, CheckpointRef, CheckpointStatus, ResumePolicy
+from mlenv_api.trainingjob import AttemptState, CheckpointStatus, ResumePolicy
 from mlenv_operator.core.classify import speaks
+from mlenv_operator.core.requests import served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +44,9 @@ def heard_of(scene: Scene) -> CheckpointStatus:
     # What was abandoned may lie above this one: the ceiling rises with what is sealed, and is never lifted.
     if ceiling is not None and sealed.step > ceiling:
         ceiling = sealed.step
-    return record.model_copy(update={"sealed": reference(sealed, newest[1]), "ceiling_step": ceiling})
+    made = record.model_copy(update={"sealed": reference(sealed, newest[1]), "ceiling_step": ceiling})
+    own = scene.attempt is not None and sealed.attempt == scene.attempt.number
+    return served(made, reference(sealed, newest[1])) if own else made
 
 
 def progressed(scene: Scene, record: CheckpointStatus) -> bool:
@@ -67,7 +71,7 @@ def begun(scene: Scene, number: int) -> CheckpointStatus:
     spec, record = scene.spec.checkpoint, known(scene.status)
     spool = spec.spool.volume_claim_name if spec.spool else None
     if starts_over(scene):
-        return CheckpointStatus(since_attempt=number, spool=spool)
+        return CheckpointStatus(since_attempt=number, spool=spool, request=record.request)
     return record.model_copy(update={"spool": spool})
 
 
@@ -93,7 +97,7 @@ def settled(scene: Scene, origin: Origin, heard: datetime) -> CheckpointStatus:
 
 def foreign(scene: Scene) -> bool:
     """Whether the origin of this attempt is what resume.from names: the job has none of its own yet."""
-    return scene.spec.checkpoint.resume.policy is ResumePolicy.FROM and known(scene.status).sealed is None
+    return scene.spec.checkpoint.resume.from_ is not None and known(scene.status).sealed is None
 
 
 def rolled_back(scene: Scene, record: CheckpointStatus) -> tuple[CheckpointStatus, str]:

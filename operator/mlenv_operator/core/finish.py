@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Nodes
 from mlenv_operator.core.actions import Event, Urgency
-from mlenv_operator.core.checkpoints import HEARD, heard_of
+from mlenv_operator.core.checkpoints import HEARD, heard_of, known
 from mlenv_operator.core.checkpoints import stored as kept
 from mlenv_operator.core.classify import ACTIVE, LIVE, TERMINAL
 from mlenv_operator.core.conditions import Words, conditions, phase
@@ -16,6 +16,7 @@ from mlenv_operator.core.diagnose import NEEDS_HUMAN, REJECTIONS, Headline, laun
 from mlenv_operator.core.policies.queue import blocker
 from mlenv_operator.core.policies.start import obstacle
 from mlenv_operator.core.progress import progress
+from mlenv_operator.core.requests import noted
 from mlenv_operator.core.words import pods_ready, said, stalled, stored
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def seen(scene: Scene) -> TrainingJobStatus:
     status = scene.status
     if scene.state is AttemptState.RUNNING:
         status = status.model_copy(update={"progress": progress(scene)})
-    if scene.state in HEARD:
-        status = status.model_copy(update={"checkpoint": kept(heard_of(scene))})
+    record = heard_of(scene) if scene.state in HEARD else known(status)
+    status = status.model_copy(update={"checkpoint": kept(noted(scene, record))})
     restarting = _holds(stored(status, ConditionType.RESTARTING))
     words = Words(
         _headline(scene),
@@ -108,7 +109,8 @@ _WARNING_NAMES: Final = frozenset(reason.value for reason in WARNINGS)
 
 def _gist(status: TrainingJobStatus) -> tuple[object, ...]:
     told = tuple((one.type, one.status, one.reason, one.observed_generation) for one in status.conditions)
-    return status.observed_generation, status.phase, told, _sealed_by(status)
+    request = status.checkpoint.request if status.checkpoint else None
+    return status.observed_generation, status.phase, told, _sealed_by(status), request
 
 
 def _sealed_by(status: TrainingJobStatus) -> object:

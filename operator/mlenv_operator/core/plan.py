@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlenv_api.conditions import Reason
-from mlenv_operator.core import finish
+from mlenv_operator.core import finish, requests
 from mlenv_operator.core.actions import Event, Plan, Urgency
 from mlenv_operator.core.classify import sort_pods
 from mlenv_operator.core.converge import act, release
@@ -38,12 +38,13 @@ def plan(world: World) -> Plan:
 
 
 def _move(scene: Scene, move: Move) -> Plan:
+    status = finish.moved(scene, move)
     return Plan(
         actions=move.actions,
-        status=finish.moved(scene, move),
+        status=status,
         move=True,
         status_urgency=Urgency.MOVE,
-        events=move.events,
+        events=(*move.events, *requests.news(scene.status, status)),
         requeue_at=scene.now,
         waits_for="the status to be stored",
     )
@@ -56,7 +57,7 @@ def _act(scene: Scene) -> Plan:
         actions=act(scene),
         status=status if urgency else None,
         status_urgency=urgency,
-        events=finish.warnings(scene.status, status),
+        events=(*finish.warnings(scene.status, status), *requests.news(scene.status, status)),
         requeue_at=wake_at(scene),
         waits_for=waits_for(scene),
     )

@@ -106,6 +106,7 @@ def parse_job(raw: Mapping[str, Any]) -> JobView:
         status=status or TrainingJobStatus(),
         status_problem="; ".join(status_problems),
         digest=spec_digest(spec) if spec is not None else "",
+        checkpoint_requested=(meta.get("annotations") or {}).get(names.ANNOTATION_CHECKPOINT),
         deleting=bool(meta.get("deletionTimestamp")),
         managed=raw_spec.get("managedBy", names.MANAGED_BY) == names.MANAGED_BY,
     )

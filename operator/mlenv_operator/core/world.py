@@ -210,6 +210,8 @@ class JobView:
     """Why the stored status cannot be read; nothing is done to such a job."""
     digest: str = ""
     """Of the parts of the spec that only a suspended job may change."""
+    checkpoint_requested: str | None = None
+    """The annotation by which somebody orders a checkpoint, whatever it says."""
     deleting: bool = False
     managed: bool = True
     """Whether spec.managedBy names us."""

@@ -188,6 +188,30 @@ def test_suspend_resume_delete(mlenv: Mlenv, server: Server) -> None:
     assert "is deleted" in mlenv("delete", "ranker").stdout
 
 
+def test_checkpoint_says_which_one_was_sealed_or_why_none_was(mlenv: Mlenv, server: Server) -> None:
+    orders: list[str] = []
+
+    def sealed(request: Request) -> Answer:
+        if request.method == "PATCH":
+            orders.append(request.body["metadata"]["annotations"]["mlenv.io/checkpoint-requested-at"])
+        at = orders[-1] if orders else ""
+        made = {"sealed": {"step": 40, "attempt": 2, "digest": "a" * 64}}
+        found = job(phase="Running", checkpoint={"request": {"requestedAt": at, **made}})
+        found["metadata"]["annotations"] = {"mlenv.io/checkpoint-requested-at": at}
+        return Answer(found)
+
+    server.script = sealed
+    done = mlenv("checkpoint", "ranker")
+    assert (done.returncode, done.stdout) == (
+        0,
+        'The job "ranker" has a checkpoint of step 40, sealed by attempt 2.\n',
+    )
+    assert orders[0].endswith("Z")
+    server.answers(Answer(failed()))
+    done = mlenv("checkpoint", "ranker")
+    assert (done.returncode, "takes no more checkpoints" in done.stderr) == (1, True)
+
+
 def test_a_reader_that_left_is_no_error(kubeconfig: Path, server: Server) -> None:
     server.script = lambda _: Answer({"items": [job(f"job-{number}") for number in range(400)]})
     shell = f"{MLENV} --kubeconfig {kubeconfig} get | head -1"

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.sdk.conftest import JOBS, Answer, Server, job, write_kubeconfig
+from tests.unit.sdk.conftest import JOBS, Answer, Request, Server, complete, event, job, write_kubeconfig
 
 from mlenv_sdk import (
     AlreadyExists,
@@ -11,9 +11,11 @@ from mlenv_sdk import (
     ConfigError,
     Forbidden,
     InvalidManifest,
+    JobEnded,
     MlenvError,
     NotFound,
     NotInstalled,
+    Refused,
     Rejected,
     TrainingJob,
     Unauthorized,
@@ -96,6 +98,63 @@ def test_get_suspend_resume_delete(client: Client, server: Server) -> None:
     assert suspend.headers["Content-Type"] == "application/merge-patch+json"
     assert resume.body == {"spec": {"suspend": False}}
     assert (delete.method, delete.query["propagationPolicy"]) == ("DELETE", "Background")
+
+
+MADE = {"step": 40, "attempt": 2, "digest": "a" * 64}
+
+
+class Ordered:
+    """A server on which a checkpoint is ordered; `then` is what comes of that."""
+
+    def __init__(self, then: dict[str, Any] | None, **status: Any) -> None:
+        self.then, self.status, self.at = then, status, ""
+
+    def __call__(self, request: Request) -> Answer:
+        if request.method == "PATCH":
+            self.at = request.body["metadata"]["annotations"]["mlenv.io/checkpoint-requested-at"]
+        if "watch" not in request.query:
+            return Answer(self._job(1, {}))
+        known = {} if self.then is None else {"request": {"requestedAt": self.at, **self.then}}
+        states = self._job(2, {"request": {"requestedAt": "older"}}), self._job(3, known)
+        return Answer(chunks=tuple(event("MODIFIED", one) for one in states))
+
+    def _job(self, version: int, record: dict[str, Any]) -> dict[str, Any]:
+        found = job(version=version, phase="Running", checkpoint=record, **self.status)
+        gone = self.then is None and version == 3
+        found["metadata"]["annotations"] = (
+            {} if gone or not self.at else {"mlenv.io/checkpoint-requested-at": self.at}
+        )
+        return found
+
+
+def test_a_checkpoint_is_ordered_and_awaited(client: Client, server: Server) -> None:
+    server.script = Ordered({"sealed": MADE})
+    made = client.checkpoint("ranker")
+    assert (made.step, made.attempt) == (40, 2)
+    (patch,) = (one for one in server.requests if one.method == "PATCH")
+    assert patch.headers["Content-Type"] == "application/merge-patch+json"
+    assert set(patch.body) == {"metadata"}
+
+
+def test_an_order_that_nobody_can_obey_is_said(client: Client, server: Server) -> None:
+    server.script = Ordered({"message": "launcher: None"})
+    with pytest.raises(Refused, match="takes no checkpoint: launcher: None"):
+        client.checkpoint("ranker")
+    server.script = Ordered(None)
+    with pytest.raises(Refused, match="taken back by somebody"):
+        client.checkpoint("ranker")
+
+
+def test_a_job_in_which_nothing_runs_gets_no_order(client: Client, server: Server) -> None:
+    server.answers(Answer(complete()))
+    with pytest.raises(JobEnded, match="takes no more checkpoints"):
+        client.checkpoint("ranker")
+    idle = job()
+    idle["spec"]["suspend"] = True
+    server.answers(Answer(idle))
+    with pytest.raises(Refused, match="is suspended"):
+        client.checkpoint("ranker")
+    assert {one.method for one in server.requests} == {"GET"}
 
 
 def test_list_reads_all_pages(client: Client, server: Server) -> None:

@@ -88,6 +88,8 @@ class State:
     order: Order = Order.RUN
     orders: int = 0
     """How often a checkpoint was ordered in `target`: an order that is repeated is one."""
+    ordered: str = ""
+    """Which one was ordered last."""
     phase: LauncherPhase = LauncherPhase.WAITING
     store: int = 0
     """Which store this is; every attempt has its own."""
@@ -194,6 +196,7 @@ def _answered(state: State, answer: protocol.Answer) -> tuple[State, Commands]:
         origin=answer.origin or (state.origin if same else None),
         order=answer.order,
         orders=_orders(state, answer) if same else int(answer.order is Order.CHECKPOINT),
+        ordered=answer.ordered,
         evidence=tuple(e for e in state.evidence if e.sequence > answer.stored_evidence),
         leaving=state.leaving or _LEAVE.get(answer.order),
     )
@@ -209,8 +212,9 @@ def _known(answer: protocol.Answer) -> record.Known | None:
 
 
 def _orders(state: State, answer: protocol.Answer) -> int:
-    rises = answer.order is Order.CHECKPOINT and state.order is not Order.CHECKPOINT
-    return state.orders + rises
+    # One that is served and another that is given between two beats look like one that was repeated.
+    other = state.order is not Order.CHECKPOINT or answer.ordered != state.ordered
+    return state.orders + (answer.order is Order.CHECKPOINT and other)
 
 
 _LEAVE: Final = {Order.STOP: Leaving.STOP, Order.DRAIN: Leaving.DRAIN}

@@ -205,7 +205,7 @@ class Loop:
             self._timers[RESTART_STORE] = time.monotonic() + delay
         elif self._forks and pid == self._forks.pid:
             again = self._forks.ended(code)
-            if again is not None:
+            if again is not None and self._exit is None:  # else it was ended, with all else
                 self._say(f"the fork server ended with code {code}; it is started again in {again:.0f} s")
                 self._timers[RESTART_FORKS] = time.monotonic() + again
 

@@ -94,6 +94,15 @@ def test_a_job_is_kept_without_what_nobody_reads() -> None:
     assert len(jobs._entries[KEY].body) < 1000
 
 
+def test_of_its_annotations_the_one_that_is_ours_is_kept() -> None:
+    jobs, raw = JobCache(), job(1)
+    raw["metadata"]["annotations"][names.ANNOTATION_CHECKPOINT] = "now"
+    jobs.put(raw)
+    kept = jobs.get(KEY)
+    assert kept is not None
+    assert kept.checkpoint_requested == "now"
+
+
 async def test_whoever_waits_for_a_job_hears_of_its_change() -> None:
     jobs = JobCache()
     jobs.put(job(1))

@@ -406,6 +406,23 @@ async def test_what_does_not_move_nudges_nobody(shell: Shell) -> None:
     assert ear.silent()
 
 
+async def test_a_checkpoint_that_is_ordered_nudges_the_launchers(shell: Shell) -> None:
+    (uid,) = await gang(shell, "127.0.0.1", launcher="MLEnv")
+    await shell.settle()
+    ear = Pod("127.0.0.1")
+    hear(shell, uid, ear.port)
+    await shell.settle()
+    before = nudged(shell, "sent")
+    raw = shell.api.objects["trainingjobs", "team", "ranker"]
+    raw["metadata"]["annotations"] = {names.ANNOTATION_CHECKPOINT: "2030-01-01T00:00:00Z"}
+    shell.edit()
+    await shell.settle()
+    stored = shell.api.objects["trainingjobs", "team", "ranker"]["status"]
+    assert stored["checkpoint"]["request"] == {"requestedAt": "2030-01-01T00:00:00Z", "message": ""}
+    assert ear.socket.recv(1) == b""
+    assert nudged(shell, "sent") == before + 1
+
+
 class Ours:
     """A Lease that is surely ours."""
 

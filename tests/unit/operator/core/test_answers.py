@@ -54,6 +54,32 @@ def test_a_pod_that_is_being_deleted_saves_what_it_can() -> None:
     assert told("Running", who=pod(1, deletionTimestamp=stamp(ago(0)))).order is Order.DRAIN
 
 
+def ordered(**more: Any) -> dict[str, Any]:
+    return {"request": {"requestedAt": "2026-01-31T12:00:00Z", **more}}
+
+
+def test_a_checkpoint_that_is_ordered_is_asked_for_until_one_is_sealed() -> None:
+    said = told("Running", checkpoint=ordered())
+    assert (said.order, said.ordered) == (Order.CHECKPOINT, "2026-01-31T12:00:00Z")
+    assert said.world == told("Running").world is not None
+    done = {"step": 3, "attempt": 1, "digest": "a" * 64}
+    for record in (ordered(sealed=done), ordered(message="it makes no sense")):
+        said = told("Running", checkpoint=record)
+        assert (said.order, said.ordered) == (Order.RUN, "")
+
+
+def test_an_order_waits_for_ranks_and_yields_to_a_drain() -> None:
+    assert told("Assembling", checkpoint=ordered()).order is Order.RUN
+    assert told("Suspending", checkpoint=ordered()).order is Order.DRAIN
+    leaving = pod(1, deletionTimestamp=stamp(ago(0)))
+    assert told("Running", who=leaving, checkpoint=ordered()).order is Order.DRAIN
+
+
+def test_a_failure_is_held_for_its_decision_while_a_checkpoint_is_ordered() -> None:
+    beat = heard(evidence(), phase=LauncherPhase.FAILED)
+    assert undecided(pod(1), beat.beat, told("Running", beat, checkpoint=ordered()))
+
+
 def test_before_the_first_attempt_there_is_nothing_to_run() -> None:
     said = answer(parse_job(raw_job()), pod(0), heard(), 5)
     assert (said.attempt, said.order, said.world) == (0, Order.RUN, None)
