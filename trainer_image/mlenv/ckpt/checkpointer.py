@@ -181,6 +181,19 @@ class Checkpointer:
         self.stats.stalled += copied - began
         self._pending = self._pool.submit(self._write, work, copied, (metrics or {}).get(gate.LOSS))
 
+    def verdict(self) -> gate.Finding | None:
+        """What all ranks together find in the state as it is now, as if it were to be saved; and count it."""
+        living = {name: thing for name, thing in self._living.items() if name != "data"}
+        place = self._groups.place
+
+        def look() -> gate.Finding | None:
+            return self._gate.look(writer.wanted(things.collect(living), place))
+
+        found = gate.judge(self._groups.control.together("looking for what is not finite", look))
+        if found is not None:
+            self.stats.refuse(found.text, state=found.state)
+        return found
+
     def wait(self) -> bool:
         """Wait until what was begun is written; whether the last one was sealed."""
         pending, self._pending = self._pending, None
