@@ -128,4 +128,4 @@ def test_a_job_that_was_struck_so_often_ends_as_one_that_was_not(jobs: Jobs, wor
     assert {(end["step"], end["samples"]) for end in found} == {(job.total, BATCH * job.total)}
     assert witness(found) == witness(wanted)
     if world != CHANGING:
-        assert found == wanted
+        assert [end["weights"] for end in found] == [end["weights"] for end in wanted]

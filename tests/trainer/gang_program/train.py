@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import mlenv as ml
 from mlenv import claim
@@ -32,6 +34,8 @@ SPOIL = os.environ.get("SPOIL")
 """attempt:rank:step in which one of its moments becomes NaN."""
 LANES = int(os.environ.get("LANES", "6"))
 DROPOUT = float(os.environ.get("DROPOUT", "0.3"))
+SHARDS = "SHARDS" in os.environ
+"""fully_shard instead of DDP."""
 NEWEST = int(os.environ.get("NEWEST", "0"))
 
 
@@ -87,10 +91,19 @@ def now(moment: str | None, run: ml.Session, *, step: int) -> bool:
 
 
 def digest() -> str:
-    """Of all weights."""
-    return hashlib.sha256(
-        b"".join(one.detach().numpy().tobytes() for one in net.parameters())
-    ).hexdigest()
+    """Of all weights; all ranks ask for it."""
+    whole = [one.full_tensor() if isinstance(one, DTensor) else one for one in net.parameters()]
+    return hashlib.sha256(b"".join(one.detach().numpy().tobytes() for one in whole)).hexdigest()
+
+
+def distributed() -> nn.Module:
+    """A net on all ranks, equal everywhere."""
+    made = Net()
+    if not SHARDS:
+        return ml.wrap(made, deterministic=True)
+    for part in (made.first, made.middle, made):
+        fully_shard(part)
+    return made
 
 
 job = ml.init(seed=3)
@@ -99,7 +112,7 @@ OUT.mkdir(parents=True, exist_ok=True)
 failpoints.hit = stop
 settled, claim.settle = claim.settle, settle
 data = ml.Stream(Path(DATA), 24, lanes=LANES, tail="carry")
-net = ml.wrap(Net(), deterministic=True)
+net = distributed()
 opt = torch.optim.AdamW(net.parameters(), 0.01)
 torch.manual_seed(100 + job.rank)
 seconds = float(EVERY[:-1]) if EVERY.endswith("s") else None

@@ -242,7 +242,7 @@ class Checkpointer:
 
     def _write(self, work: writer.Work, copied: float, loss: float | None) -> None:
         """In the thread."""
-        began = time.monotonic()
+        began, cpu = time.monotonic(), time.thread_time()
         step = work.head.step
         try:
             verdict = self._look(work, loss)
@@ -253,6 +253,7 @@ class Checkpointer:
         except Exception as error:  # noqa: BLE001  (training goes on, whatever it was)
             self.failed(step, group.describe(error))
         self.stats.writing += time.monotonic() - began
+        self.stats.cpu += time.thread_time() - cpu
 
     def _look(self, work: writer.Work, loss: float | None) -> gate.Finding | None:
         """What all ranks together find that must not be gone on from."""
