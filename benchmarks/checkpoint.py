@@ -1,9 +1,9 @@
 """What Session, checkpoints and loader cost a loop, against loops by hand, torch.save, DataLoader and Fabric.
 
-All loops train the same model on the same data in one process, in turns whose order rotates. A Session with
-checkpoints has turns of one interval with one checkpoint, next to turns of a Session without; which of the two
-is first changes from round to round. Ratios are taken within a round, so that what else keeps the machine busy
-meets both sides; shown are the median over the rounds, and the middle half.
+All loops train the same model on the same data in one process, in turns whose order rotates. A Session
+with checkpoints has turns of one interval with one checkpoint, next to turns of a Session without; which of
+the two is first changes from round to round. Ratios are taken within a round, so that what else keeps the
+machine busy meets both sides; shown are the median over the rounds, and the middle half.
 """
 
 from __future__ import annotations

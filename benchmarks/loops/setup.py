@@ -56,8 +56,8 @@ class Size:
         """In words."""
         megabytes = 12 * (self.table * DIM + self.depth * self.width**2) / 1e6
         return (
-            f"{megabytes:.0f} MB of weights and moments, {self.batch} rows a step, {self.steps} steps a turn, "
-            f"a checkpoint every {self.interval} s, {self.threads} thread(s)"
+            f"{megabytes:.0f} MB of weights and moments, {self.batch} rows a step, {self.steps} steps "
+            f"a turn, a checkpoint every {self.interval} s, {self.threads} thread(s)"
         )
 
 

@@ -20,7 +20,7 @@ from mlenv_api.protocol import BEAT_PATH, Answer, Beat, Checkpoint, Misdirected,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEADLINE = 60.0
+DEADLINE = 180.0
 READY = "the fork server is ready"
 WAYS = {"exec": {"MLENV_FORK_SERVER": "0"}, "fork": {}}
 """How a launcher may start its ranks, and the environment that says so."""

@@ -56,7 +56,12 @@ class Job:
         if reference:
             self.allow(0)
         program = [str(SCRIPT), str(self.out), str(rows(rig.folder)), str(total)]
-        env = {"LANES": "8", "NEWEST": "1", "EVERY": str(EVERY), "DROPOUT": "0" if world == CHANGING else "0.3"}
+        env = {
+            "LANES": "8",
+            "NEWEST": "1",
+            "EVERY": str(EVERY),
+            "DROPOUT": "0" if world == CHANGING else "0.3",
+        }
         self.platform = Platform(rig, name, program, nodes=self.nodes, procs=self.procs, **env)
 
     @property
@@ -188,6 +193,12 @@ class Job:
             assert one.loss == pytest.approx(wanted.loss, rel=BAND), what
         else:
             assert (one.weights, one.loss) == (wanted.weights, wanted.loss), what
+
+    def told(self) -> str:
+        """What people would look at when it failed."""
+        status = self.platform.status.model_dump_json(indent=1, exclude_none=True)
+        logs = [f"{one.pod}\n{one.text()[-6000:]}" for one in self.platform.launchers.values()]
+        return "\n".join([status, *logs])
 
     def finish(self) -> None:
         """Make the steps that are left, and end."""

@@ -1,24 +1,25 @@
 """Every pair of: a place in the code, who dies while rank 0 stands there, and the worlds before and after.
 
-A job is struck again and again. Rank 0 stops at the place, and says so; then the test kills, and lets it go on.
-What becomes of that is decided by the operator's own rules (`operated`). After every strike each step that any
-attempt made is compared with the same step of a job that nobody disturbed: its samples, and in the same world
-the bits of its weights; in a changed one its loss. A job that failed a case is left, and the next case gets
-a new one.
+A job is struck again and again. Rank 0 stops at the place, and says so; then the test kills, and lets it go
+on. What becomes of that is decided by the operator's own rules (`operated`). After every strike each step
+that any attempt made is compared with the same step of a job that nobody disturbed: its samples, and in the same
+world the bits of its weights; in a changed one its loss. A job that failed a case is left, and the next case
+gets a new one.
 
-The default run takes triples in which every pair occurs, `--slow` all of them. A world of one rank has no other
-rank to kill; everything else can happen.
+The default run takes triples in which every pair occurs, `--slow` all of them. A world of one rank has no
+other rank to kill; everything else can happen.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import random
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
+import seeds
 from gangs import BATCH, witness
 from rig import Rig
 from struck import CHANGING, WORLDS, Jobs
@@ -28,10 +29,9 @@ from mlenv.ckpt import failpoints
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SEED: Final = int(os.environ.get("MLENV_MATRIX_SEED", "1"))
-"""Which triples stand for all pairs."""
 POINTS: Final = (*failpoints.POINTS, "record")
 VICTIMS: Final = ("rank 0", "another rank", "launcher", "operator")
+
 
 class Case(NamedTuple):
     """What happens."""
@@ -49,8 +49,8 @@ EVERY: Final = tuple(
 def pairwise(seed: int) -> list[Case]:
     """Few cases in which every pair of values of two factors occurs that occurs in any.
 
-    At each point the four victims are dealt to the four worlds: that is all pairs with points. Dealt again until
-    every victim was in every world.
+    At each point the four victims are dealt to the four worlds: that is all pairs with points. They are dealt
+    again until every victim was in every world.
     """
     chance = random.Random(seed)
     wanted = {pair for one in EVERY for pair in pairs(one)}
@@ -74,7 +74,7 @@ def pairs(case: Case) -> set[tuple[int, str, int, str]]:
     return {(i, case[i], j, case[j]) for i, j in itertools.combinations(range(len(case)), 2)}
 
 
-CHOSEN: Final = frozenset(pairwise(SEED))
+CHOSEN: Final = frozenset(pairwise(seeds.MATRIX))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -108,14 +108,11 @@ def jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("case", CASES)
 def test_whatever_dies_every_step_is_as_if_it_had_not(jobs: Jobs, case: Case) -> None:
-    print(f"MLENV_MATRIX_SEED={SEED}")
     job = jobs.struck(case.world)
     try:
         job.suffer(case.point, case.victim)
     except BaseException:
-        print(job.platform.status.model_dump_json(indent=1, exclude_none=True))
-        for launcher in job.platform.launchers.values():
-            print(launcher.pod, launcher.text()[-6000:])
+        sys.stdout.write(job.told())
         jobs.forget(case.world)
         raise
 

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-def test_all_end_with_77_and_go_on_from_the_last_good_one(
-    rig: Rig, server: Server
-) -> None:
+def test_all_end_with_77_and_go_on_from_the_last_good_one(rig: Rig, server: Server) -> None:
     """A moment of rank 1 alone goes bad, so its weights do, and everybody's gradients after the next step."""
     whole = Gang(rig, server, "u", STEPS="40")
     whole.start()

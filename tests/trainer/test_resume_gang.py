@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rig import Launcher, Server
 
+
 def damage(checkpoint: Path) -> None:
     for file in checkpoint.glob("replica-*/*.distcp"):
         data = bytearray(file.read_bytes())

@@ -40,7 +40,7 @@ def test_a_killed_gang_goes_on_and_makes_the_same_steps(rig: Rig, server: Server
 def test_with_a_node_its_shards_are_lost_and_nothing_is_started_over_that(
     rig: Rig, server: Server, lost: int
 ) -> None:
-    """A person must say so: `spec.checkpoint.resume.policy: Never`, which gives the first attempt that counts."""
+    """A person must say so (`resume.policy: Never`), and then the operator says since when they count."""
     gang = Gang(rig, server, SHARDS="1", DIE="1:1:13")
     gang.start()
     for pod in range(2):

@@ -136,10 +136,9 @@ class Session:
                 self._report(time.monotonic(), console=True)
             else:
                 self._publish(time.monotonic())  # reading the device now could fail, and hide what did
-            how = "done" if kind is None else "told to stop" if self._told_to_stop else f"ended by {kind.__name__}"
-            if self._keeper and self._keeper.ends:
-                how = f"ended with exit code {self._keeper.ends:d}"
-            self._tracker.say(f"{how} at step {self.step}, after {time.monotonic() - self._opened:.1f} s")
+            self._tracker.say(
+                f"{self._ended(kind)} at step {self.step}, after {time.monotonic() - self._opened:.1f} s"
+            )
         finally:
             self._life = _Life.OVER
             Session._inside = False
@@ -225,6 +224,13 @@ class Session:
         metrics = {**self._logged, **_numbers_of(self._committed)}
         observed = self._spikes.facts
         return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics, "observed": observed}
+
+    def _ended(self, kind: type[BaseException] | None) -> str:
+        if self._keeper and self._keeper.ends:
+            return f"ended with exit code {self._keeper.ends:d}"
+        if self._told_to_stop and kind is not None:
+            return "told to stop"
+        return f"ended by {kind.__name__}" if kind else "done"
 
     # -- the loop
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import programs
 import pytest
-import torch
 import worlds
 
 from mlenv.ckpt import names
+
+if TYPE_CHECKING:
+    import torch
 
 STEP = names.folder(5, 1)
 

@@ -1,7 +1,7 @@
 """What the gangs of these tests run: `train.py OUT DATA STEPS`; every step of every rank is written down.
 
-What is to happen to it is said by variables, and to rank 0 also by files in OUT while it runs: `upto` holds it
-before a step, and `strike` stops it at a named place until the test has done there what it came for.
+What is to happen to it is said by variables, and to rank 0 also by files in OUT while it runs: `upto` holds
+it before a step, and `strike` stops it at a named place until the test has done there what it came for.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def settle(*args: Any) -> None:
 
 def hold(run: ml.Session) -> None:
     """No further than the test allows, unless all is to end."""
-    while job.rank == 0 and int(read("upto") or STEPS) <= run.step and not run._told_to_stop:  # noqa: SLF001
+    while job.rank == 0 and int(read("upto") or STEPS) <= run.step and not run._told_to_stop:
         time.sleep(0.003)
 
 

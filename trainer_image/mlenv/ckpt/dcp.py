@@ -111,10 +111,10 @@ def parse_metadata(data: bytes, files: Collection[str]) -> Metadata:
 def save(tensors: dict[str, torch.Tensor], folder: Path, group: Group, rank: int) -> None:
     """Write one set of tensors; all ranks of `group` take part, each with what it has.
 
-    Without the zip format's own sums, which nobody asks for: the seal has every file's SHA-256. The setting is
-    this thread's own.
+    Without the zip format's own sums, which nobody asks for: the seal has every file's SHA-256. This thread's
+    setting alone.
     """
-    with _guarded(group), config.patch({"save.compute_crc32": False}):
+    with _guarded(group), config.patch({"save.compute_crc32": False}):  # type: ignore[attr-defined]
         state_dict_saver.save(
             tensors, storage_writer=Writer(folder, rank), process_group=group.pg, no_dist=group.alone
         )
