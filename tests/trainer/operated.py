@@ -9,6 +9,7 @@ when its pod is deleted.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -39,6 +40,8 @@ SETTINGS: Final = CoreSettings(
 )
 """Nobody is nudged here, so launchers ask often; and an attempt that ended soon is followed at once."""
 TICK: Final = 0.03
+IDLE: Final = 10
+"""The operator looks again after so many ticks in which nothing happened."""
 OURS: Final = (names.ENV_RUN_DIR, names.ENV_OPERATOR_URLS, names.ENV_TOKEN_FILE, names.ENV_SPOOL)
 """What a manifest says of a pod's own file system and network."""
 
@@ -60,6 +63,8 @@ class Platform:
         checkpoint = {"spool": {"volumeClaimName": "claim"}}
         self.cluster = FakeCluster({"trainer": trainer, "checkpoint": checkpoint}, name=name)
         self._away = False
+        self._seen: Any = None
+        """The job that was reconciled last; None: something else has changed."""
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._now()
@@ -74,7 +79,8 @@ class Platform:
         self._closed.set()
         self._kubelet.join()
         for launcher in self.launchers.values():
-            kill(launcher)
+            if launcher.process.poll() is None:
+                kill(launcher)
         self.voice.close()
 
     # -- what tests look at
@@ -183,14 +189,19 @@ class Platform:
     # -- the kubelet
 
     def _live(self) -> None:
-        while not self._closed.wait(TICK):
+        for tick in itertools.count():
+            if self._closed.wait(TICK):
+                return
             with self._lock:
                 self._now()
                 for name in list(self.cluster.pods):
                     self._tend(name)
-                self._reconcile()
+                if self.cluster.job is not self._seen or tick % IDLE == 0:
+                    self._reconcile()
+                    self._seen = self.cluster.job
 
     def _tend(self, name: str) -> None:
+        """What has to be done for a pod; the operator hears of it."""
         pod, launcher = self.cluster.pods[name], self.launchers.get(name)
         doomed = bool(pod["metadata"].get("deletionTimestamp"))
         if launcher is None:
@@ -199,6 +210,8 @@ class Platform:
             return
         code = launcher.process.poll()
         if code is not None:
+            if pod["status"]["phase"] == "Running" or doomed:
+                self._seen = None
             self.cluster.end_pod(name, 128 - code if code < 0 else code)
             if doomed:
                 self.cluster.finish_deletion(name)
@@ -207,7 +220,7 @@ class Platform:
             launcher.process.terminate()
 
     def _start(self, name: str) -> None:
-        pod = self.cluster.pods[name]
+        pod, self._seen = self.cluster.pods[name], None
         env = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"] if "value" in one}
         told = {key: value for key, value in env.items() if key not in OURS}
         self.launchers[name] = self.rig.launch(

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from gangs import SCRIPT, ends, made, rows, steps
+from gangs import BATCH, SCRIPT, ends, made, rows, steps, witness
 from operated import Platform
 from rig import until
 
@@ -234,20 +234,28 @@ class Jobs:
         return Job(self._rig, world, f"j{self._made}", total, reference)
 
     def forget(self, world: str) -> None:
-        """It failed: what comes next gets a new one."""
+        """What comes next gets a new one."""
         self._struck.pop(world).platform.close()
-
-    def whole(self, world: str) -> Job:
-        """The one that nobody disturbs."""
-        return self._whole[world]
 
     def close(self) -> None:
         """End all."""
         for job in (*self._struck.values(), *self._whole.values()):
             job.platform.close()
 
+    def compare_ends(self, world: str) -> None:
+        """The one that was struck so often has ended as the other one, and is gone after that."""
+        job, whole = self.struck(world), self._whole[world]
+        job.finish()
+        found, wanted = job.found(), whole.found()
+        assert {(end["step"], end["samples"]) for end in found} == {(job.total, BATCH * job.total)}
+        assert witness(found) == witness(wanted)
+        if world != CHANGING:
+            assert [end["weights"] for end in found] == [end["weights"] for end in wanted]
+        self.forget(world)
+
 
 def undisturbed(job: Job) -> dict[int, Step]:
     """All steps of a job that nobody disturbs."""
     job.platform.attempt_in(AttemptState.COMPLETE)
+    job.platform.close()
     return steps(job.out, 1)
