@@ -1,8 +1,9 @@
 """What Session, checkpoints and loader cost a loop, against loops by hand, torch.save, DataLoader and Fabric.
 
-All loops train the same model on the same data in one process, in turns whose order rotates. Ratios are
-taken within a round, so that what else keeps the machine busy meets both sides; shown are the median over
-the rounds, and the middle half.
+All loops train the same model on the same data in one process, in turns whose order rotates. A Session
+with checkpoints has turns of one interval with one checkpoint, next to turns of a Session without; which of
+the two is first changes from round to round. Ratios are taken within a round, so that what else keeps the
+machine busy meets both sides; shown are the median over the rounds, and the middle half.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 import torch
 from loops import figures
 from loops.setup import Size, write_rows
-from loops.turns import BIG, TINY
+from loops.turns import BIG, LONG, TINY, long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from loops.turns import Turn
 
-SMALL = Size(width=16, depth=1, batch=8, steps=12, table=100, rows=400, rounds=2)
+SMALL = Size(width=16, depth=1, batch=8, steps=12, table=100, rows=400, rounds=2, interval=0)
 
 
 def measure(size: Size, folder: Path, say: Callable[[str], None]) -> list[dict[str, Turn]]:
@@ -33,9 +34,14 @@ def measure(size: Size, folder: Path, say: Callable[[str], None]) -> list[dict[s
     names = [*BIG, *TINY]
     found = []
     began = time.monotonic()
+    steps = size.steps
     for number in range(-1, size.rounds):
         order = names[number % len(names) :] + names[: number % len(names)]
         turns = {name: ({**BIG, **TINY})[name](size, folder / f"{name}-{number}") for name in order}
+        for name in [*LONG][:: 1 if number % 2 else -1]:
+            turns[name] = long(LONG[name], steps)(size, folder / f"{name}-{number}")
+        if number < 0 and size.interval:
+            steps = int(size.interval / turns["session, long"].per_step)
         if number >= 0:
             found.append(turns)
             say(f"round {number + 1} of {size.rounds}")
@@ -57,8 +63,8 @@ def arguments() -> Size:
 
 def show(rounds: list[dict[str, Turn]], size: Size) -> Mapping[str, float]:
     """Print the table and the figures."""
-    print(f"{size.describe()}, one thread, {len(rounds)} rounds\n")
-    for name in [*BIG, *TINY]:
+    print(f"{size.describe()}, {len(rounds)} rounds\n")
+    for name in [*BIG, *TINY, *LONG]:
         one = figures.middle([turns[name].per_step * 1000 for turns in rounds])
         print(f"  {name:<18} {one.median:8.3f} ms a step   (middle half {one.low:.3f} to {one.high:.3f})")
     print()
@@ -71,7 +77,7 @@ def show(rounds: list[dict[str, Turn]], size: Size) -> Mapping[str, float]:
 def main() -> int:
     """Run all rounds; the last line is JSON."""
     size = arguments()
-    torch.set_num_threads(1)
+    torch.set_num_threads(size.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_rows(folder, size)

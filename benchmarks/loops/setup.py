@@ -26,11 +26,13 @@ class Size:
     width: int = 512
     depth: int = 4
     batch: int = 128
-    steps: int = 200
+    steps: int = 100
     table: int = 200_000
     rows: int = 200_000
-    rounds: int = 9
-    seconds: int = 480
+    rounds: int = 8
+    seconds: int = 540
+    interval: int = 30
+    threads: int = 1
 
     @classmethod
     def options(cls) -> Iterator[tuple[str, int, str]]:
@@ -39,11 +41,13 @@ class Size:
             "width": "of a hidden layer",
             "depth": "hidden layers",
             "batch": "rows a step",
-            "steps": "a turn",
+            "steps": "a turn, of those that are not as long as an interval",
             "table": f"rows of the embedding of {DIM} numbers, kept with two moments each",
             "rows": "of the data",
             "rounds": "in each of which every loop has a turn",
             "seconds": "after which no further round begins",
+            "interval": "seconds from checkpoint to checkpoint; 0: a turn of so many steps",
+            "threads": "of each loop; the writer has the cores that are left",
         }
         for field in fields(cls):
             yield field.name, int(str(field.default)), texts[field.name]
@@ -52,7 +56,8 @@ class Size:
         """In words."""
         megabytes = 12 * (self.table * DIM + self.depth * self.width**2) / 1e6
         return (
-            f"{megabytes:.0f} MB of weights and moments, {self.batch} rows a step, {self.steps} steps a turn"
+            f"{megabytes:.0f} MB of weights and moments, {self.batch} rows a step, {self.steps} steps "
+            f"a turn, a checkpoint every {self.interval} s, {self.threads} thread(s)"
         )
 
 

@@ -34,6 +34,8 @@ class Turn:
     steps: int
     stall: float = 0.0
     """Seconds for which the loop stood still for one checkpoint."""
+    writer: float = 0.0
+    """CPU seconds of the thread that wrote it."""
 
     @property
     def per_step(self) -> float:
@@ -105,8 +107,12 @@ def with_session(size: Size, folder: Path) -> Turn:
 
 
 def with_checkpoint(size: Size, folder: Path) -> Turn:
-    """A Session that takes one in the middle; writing, checksums and the wait at the end are in the time."""
-    return _session(size, folder, ml.Checkpoints(folder=folder / "kept", every_steps=size.steps // 2 + 1))
+    """A Session that takes one in the middle; writing and checksums are in the time."""
+    return _session(size, folder, ml.Checkpoints(folder=folder / "kept", every_steps=_middle(size)))
+
+
+def _middle(size: Size) -> int:
+    return size.steps // 2 + 1
 
 
 def _session(size: Size, folder: Path, checkpoint: ml.Checkpoints | None) -> Turn:
@@ -130,7 +136,13 @@ def _session(size: Size, folder: Path, checkpoint: ml.Checkpoints | None) -> Tur
                 run.commit(loss=loss)
                 commits.append(time.perf_counter() - before)
         seconds = time.perf_counter() - began
-    return Turn(seconds, size.steps, max(commits) - statistics.median(commits))
+    stall = commits[_middle(size) - 1] - statistics.median(commits)
+    return Turn(seconds, size.steps, stall, _writer_cpu(run))
+
+
+def _writer_cpu(run: ml.Session) -> float:
+    keeper = run._keeper  # noqa: SLF001  (for nobody but this benchmark)
+    return keeper._ck.stats.cpu if keeper else 0.0  # noqa: SLF001
 
 
 def with_fabric(size: Size, folder: Path) -> Turn:
@@ -153,18 +165,26 @@ def tiny(turn: Callable[[Size, Path], Turn]) -> Callable[[Size, Path], Turn]:
     """The same with steps so short that what a loop adds shows."""
 
     def of(size: Size, folder: Path) -> Turn:
-        return turn(replace(size, width=16, depth=1, batch=8, table=8, steps=10 * size.steps), folder)
+        return turn(replace(size, width=16, depth=1, batch=8, table=8, steps=20 * size.steps), folder)
 
     return of
 
 
+def long(turn: Callable[[Size, Path], Turn], steps: int) -> Callable[[Size, Path], Turn]:
+    """The same with as many steps as an interval between two checkpoints has."""
+    return lambda size, folder: turn(replace(size, steps=steps), folder)
+
+
+LONG: dict[str, Callable[[Size, Path], Turn]] = {
+    "session, long": with_session,
+    "session+checkpoint": with_checkpoint,
+}
 BIG: dict[str, Callable[[Size, Path], Turn]] = {
     "hand": on_frozen,
     "hand+stream": on_stream,
     "hand+dataloader": on_dataloader,
     "hand+torch.save": with_torch_save,
     "session": with_session,
-    "session+checkpoint": with_checkpoint,
     "fabric": with_fabric,
 }
 TINY = {"hand, tiny": tiny(on_frozen), "session, tiny": tiny(with_session), "fabric, tiny": tiny(with_fabric)}

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     import mlenv as ml
 
 
+def pytest_report_header() -> str:
+    from seeds import MATRIX
+
+    return f"crash matrix: MLENV_MATRIX_SEED={MATRIX}"
+
+
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     from rig import Rig

@@ -20,7 +20,7 @@ from mlenv_api.protocol import BEAT_PATH, Answer, Beat, Checkpoint, Misdirected,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEADLINE = 60.0
+DEADLINE = 180.0
 READY = "the fork server is ready"
 WAYS = {"exec": {"MLENV_FORK_SERVER": "0"}, "fork": {}}
 """How a launcher may start its ranks, and the environment that says so."""
@@ -137,9 +137,13 @@ class Server:
                 return 421, Misdirected(leader=self.leader).model_dump_json(by_alias=True).encode()
             if self.status is not None:
                 return self.status, b"no"
-            answer = self.answers.get(token, Answer(term=1, attempt=0, next_beat_seconds=0.1))
-            answer = self._record(token, beat, answer)
+            answer = self.decide(token, beat)
             return 200, answer.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+    def decide(self, pod: str, beat: Beat) -> Answer:
+        """What `pod` is told."""
+        answer = self.answers.get(pod, Answer(term=1, attempt=0, next_beat_seconds=0.1))
+        return self._record(pod, beat, answer)
 
 
 @dataclass

@@ -76,6 +76,26 @@ def test_a_program_ends_after_a_thread_that_is_late(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "let go\n", "")
 
 
+def test_a_forked_program_waits_once(tmp_path: Path) -> None:
+    """What prepares a forked program asks for it, and so does its ml.init()."""
+    counted = (
+        "import atexit, os, sys\n"
+        "from mlenv import leaving, program\n"
+        "from mlenv.launch.programs import Program\n"
+        "said = []\n"
+        "leaving.settle = lambda: said.append(1)\n"
+        "program.prepare(Program(('python', 'p.py'), 'p.py', '', ()), os.environ.copy())\n"
+        "import mlenv as ml\n"
+        "ml.init()\n"
+        "atexit._run_exitfuncs()\n"
+        "print(said)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", counted], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("[1]\n", "")
+
+
 def test_work_is_waited_for_and_waiting_is_not(over: threading.Event) -> None:
     done = threading.Event()
 

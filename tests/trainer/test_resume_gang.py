@@ -10,173 +10,17 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from datasets import steps_of, world_of, write
-from rig import DEADLINE, STOP, Rig, until, world
+from datasets import steps_of, world_of
+from gangs import STEPS, Gang, witness
+from rig import DEADLINE, Rig, until
 
 from mlenv.data import merge
-from mlenv_api.protocol import Beat, LauncherPhase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from rig import Launcher, Server
-
-PROGRAM = """
-import hashlib
-import json
-import os
-import signal
-import sys
-import time
-from pathlib import Path
-
-import torch
-from torch import nn
-
-import mlenv as ml
-
-
-class Net(nn.Module):  # made in another order than used: plain DDP would form other buckets after a step
-
-    def __init__(self):
-        super().__init__()
-        self.last, self.norm = nn.Linear(96, 1), nn.LayerNorm(96)
-        self.middle, self.first = nn.Linear(96, 96), nn.Linear(1, 96)
-
-    def forward(self, x):
-        x = nn.functional.dropout(torch.relu(self.middle(torch.relu(self.first(x)))), 0.3, self.training)
-        return self.last(self.norm(x))
-
-
-folder, steps = Path(sys.argv[1]), int(sys.argv[2])
-job = ml.init(seed=3)
-data = ml.Stream(folder / "set", 24, lanes=6, tail="carry")
-net = ml.wrap(Net(), deterministic=True)
-opt = torch.optim.AdamW(net.parameters(), 0.01)
-torch.manual_seed(100 + job.rank)
-out = folder / "out" / os.environ["RUN"]
-out.mkdir(parents=True, exist_ok=True)
-log = (out / f"ids-{job.attempt}-{job.rank}").open("w")
-every = os.environ["EVERY"]
-seconds = float(every[:-1]) if every.endswith("s") else 300.0
-policy = ml.Checkpoints(every_steps=None if every.endswith("s") else int(every), every_seconds=seconds)
-with ml.Session(job, report_every=0, checkpoint=policy, net=net, opt=opt, data=data) as run:
-    for batch in run.steps(steps):
-        loss = net(batch["number"].float().unsqueeze(1) / 300).square().mean()
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        print(json.dumps([run.step + 1, batch.ids.tolist()]), file=log, flush=True)
-        run.commit(loss=loss)
-        if os.environ.get("SLOWLY"):
-            time.sleep(0.02)
-        if os.environ.get("DIE") == f"{job.attempt}:{job.rank}:{run.step}":
-            os.kill(os.getpid(), signal.SIGKILL)
-weights = b"".join(one.detach().numpy().tobytes() for one in net.parameters())
-end = {"step": run.step, "samples": run.samples, "epoch": run.epoch, "data": data.state_dict()}
-end["weights"] = hashlib.sha256(weights).hexdigest()
-(out / f"end-{job.rank}").write_text(json.dumps(end))
-"""
-STEPS = 24
-
-
-class Gang:
-    """Two launchers of one job, attempt after attempt."""
-
-    def __init__(self, rig: Rig, server: Server, name: str = "p", *, procs: int = 1, **env: str) -> None:
-        self.rig, self.server, self.name, self.procs = rig, server, name, procs
-        self.attempt = 0
-        self.more: dict[str, Any] = {}
-        """What the operator says beside the world."""
-        if not (rig.folder / "set").exists():
-            for number in range(3):
-                write(rig.folder / "set" / f"{number}.parquet", 100 * number, 100)
-        script = rig.folder / "train.py"
-        script.write_text(PROGRAM)
-        env = {"RUN": name, "EVERY": "5", **env}
-        steps = env.pop("STEPS", str(STEPS))
-        self.launchers = [
-            rig.launch(
-                str(script),
-                str(rig.folder),
-                steps,
-                urls=server.url,
-                pod=f"{name}{i}",
-                index=i,
-                nodes=2,
-                procs=procs,
-                way="fork",
-                **env,
-            )
-            for i in range(2)
-        ]
-
-    def start(self, nodes: int = 2) -> None:
-        """The next attempt, in a world of so many pods."""
-        self.attempt += 1
-        pods = [f"{self.name}{i}" for i in range(nodes)]
-        now = self.attempt
-
-        def waits(beat: Beat) -> bool:
-            return beat.attempt == now and beat.phase is LauncherPhase.WAITING
-
-        for pod in pods:
-            self.server.say(pod, now, stored_evidence=9, **self.more)
-            self.server.wait(pod, waits, f"attempt {now}")
-        port = self.server.wait(pods[0], lambda b: waits(b) and b.port is not None, "a port").port
-        for i, pod in enumerate(pods):
-            shape = world(port, nodes=nodes, rank=i, procs=self.procs)
-            self.server.say(pod, now, world=shape, stored_evidence=9, **self.more)
-
-    def until_failed(self, pod: int = 1) -> None:
-        """Wait until the launcher of `pod` told that a rank failed."""
-        now = self.attempt
-        self.server.wait(
-            f"{self.name}{pod}", lambda b: b.attempt == now and b.phase is LauncherPhase.FAILED, "the failure"
-        )
-
-    def until_done(self, nodes: int = 2) -> list[dict[str, Any]]:
-        """Wait for success; what each rank ended with."""
-        now = self.attempt
-
-        def done(beat: Beat) -> bool:
-            return beat.attempt == now and beat.phase is LauncherPhase.SUCCEEDED
-
-        for i in range(nodes):
-            self.server.wait(f"{self.name}{i}", done, "success")
-            self.server.say(f"{self.name}{i}", now, order=STOP)
-        return [json.loads((self.out / f"end-{rank}").read_text()) for rank in range(nodes * self.procs)]
-
-    @property
-    def out(self) -> Path:
-        return self.rig.folder / "out" / self.name
-
-    def text(self, pod: int = 0) -> str:
-        return self.launchers[pod].text()
-
-    def went_on_from(self) -> int:
-        """The step that this attempt says it goes on from."""
-        found = re.search(rf"attempt {self.attempt}, .*goes on from step (\d+)", self.text())
-        assert found, self.text()
-        return int(found[1])
-
-    def folder(self, pod: int) -> Path:
-        return self.launchers[pod].run_dir / "checkpoints"
-
-    def sealed(self, pod: int) -> list[Path]:
-        return sorted(one.parent for one in self.folder(pod).glob("step-*/SEAL.json"))
-
-    def ids(self, attempt: int, ranks: int, *, upto: int = STEPS) -> list[list[int]]:
-        """The global batches of an attempt, up to a step."""
-        logs = [(self.out / f"ids-{attempt}-{rank}").read_text().splitlines() for rank in range(ranks)]
-        parts = [[json.loads(line) for line in lines] for lines in logs]
-        steps = zip(*([ids for step, ids in lines if step <= upto] for lines in parts), strict=True)
-        return [[one for part in step for one in part] for step in steps]
-
-
-def witness(ends: list[dict[str, Any]]) -> int:
-    return int(merge([end["data"] for end in ends])["witness"]["sealed"])
 
 
 def damage(checkpoint: Path) -> None:
@@ -226,7 +70,7 @@ def test_a_killed_gang_goes_on_and_ends_as_if_nothing_had_been(
     assert [(e["step"], e["samples"], e["epoch"]) for e in ends] == [(STEPS, 24 * STEPS, 1)] * 2
     # Nothing lost, nothing twice; and the metrics say which attempt made which step.
     plain = steps_of(world_of(rig.folder / "set", 1, batch=24, lanes=6, tail="carry"))
-    assert gang.ids(1, 2, upto=start) + gang.ids(2, 2) == [next(plain) for _ in range(STEPS)]
+    assert gang.ids(1, upto=start) + gang.ids(2) == [next(plain) for _ in range(STEPS)]
     second = [number for attempt, number in rows(gang.launchers[0]) if attempt == 2]
     assert sorted(set(second)) == list(range(start + 1, STEPS + 1))
     told = [b.progress.step for b in server.beats["p0"] if b.attempt == 2 and b.progress is not None]
@@ -258,7 +102,7 @@ def test_one_rank_goes_on_where_two_were(rig: Rig, server: Server) -> None:
     start = gang.went_on_from()
     assert "saved by 2 rank(s)" in gang.text()
     plain = steps_of(world_of(rig.folder / "set", 1, batch=24, lanes=6, tail="carry"))
-    assert gang.ids(1, 2, upto=start) + gang.ids(2, 1) == [next(plain) for _ in range(STEPS)]
+    assert gang.ids(1, upto=start) + gang.ids(2) == [next(plain) for _ in range(STEPS)]
     (again,) = world_of(rig.folder / "set", 1, batch=24, lanes=6, tail="carry")
     again.load_state_dict(merge([end["data"]]))
     assert again.expected_witness() == witness([end])
@@ -301,7 +145,7 @@ def test_without_a_checkpoint_it_starts_again_and_says_so(rig: Rig, server: Serv
     gang.start()
     gang.until_done()
     assert re.search(r"attempt 2, .*fresh start at step 0 \(no checkpoint in ", gang.text())
-    assert gang.ids(2, 2) == gang.ids(2, 2, upto=STEPS)
+    assert [len(one) for one in gang.ids(2)] == [24] * STEPS
 
 
 @pytest.mark.slow

@@ -103,6 +103,29 @@ class TestState:
         assert code_of(first, 1000, spoiling(first, 1)) == 77
         assert "to go back to the beginning, as there is no checkpoint" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("last", [8, 9])  # the state that a save would have kept, and one after it
+    def test_training_that_ends_so_ends_with_77(
+        self, job: ml.Job, capsys: pytest.CaptureFixture[str], last: int
+    ) -> None:
+        first = Training(job)
+        assert code_of(first, last, spoiling(first, last)) == 77
+        said = capsys.readouterr()
+        assert f"ended with exit code 77 at step {last}" in said.out
+        assert "mlenv: the state is not finite, and does not heal: rank 0: net.0.weight has 1 NaN" in said.err
+        assert f"Exit code 77, to go back to the checkpoint of step {last // 2 * 2}" in said.err
+        second = Training(job).steps(last)
+        torch.manual_seed(1)
+        assert second.weights == Training(job, None).steps(last).weights
+
+    def test_told_not_to_it_ends_well_and_warns(
+        self, job: ml.Job, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        training = Training(job, ml.Checkpoints(every_steps=2, rollback_after=None))
+        training.steps(8, spoiling(training, 8))
+        said = capsys.readouterr().out
+        assert "warning: training ends with a state that is not finite: rank 0: net.0.weight" in said
+        assert "done at step 8" in said
+
     def test_told_not_to_it_goes_on_and_warns(self, job: ml.Job, capsys: pytest.CaptureFixture[str]) -> None:
         policy = ml.Checkpoints(every_steps=2, rollback_after=None)
         training = Training(job, policy)
@@ -137,6 +160,10 @@ class TestLoss:
     def test_the_next_one_comes_sooner_than_it_is_due(self, job: ml.Job) -> None:
         self.train(job, lambda step: step == 6, 8, every=6)
         assert sealed(job) == [7]
+
+    def test_it_is_no_bad_end(self, job: ml.Job) -> None:
+        self.train(job, lambda step: step == 8, 8, every=6)
+        assert sealed(job) == [6]
 
     def test_it_never_ends_training(self, job: ml.Job, capsys: pytest.CaptureFixture[str]) -> None:
         self.train(job, lambda _: True, 40, every=2)

@@ -70,7 +70,7 @@ def init(*, seed: int = 0, backend: str | None = None, timeout: timedelta = DEFA
         job = read(os.environ, cuda_devices=torch.cuda.device_count(), seed=seed)
         _use(job.device)
         _seed(seed)
-        atexit.register(leaving.settle)
+        leaving.at_exit()
         if job.world_size > 1 and not dist.is_initialized():
             _form(job, backend, timeout)
         _current = job

@@ -9,6 +9,7 @@ help where something else, such as DDP, still holds one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import time
 from pathlib import Path
@@ -19,6 +20,17 @@ _WORKER: Final = "pt_gloo_runloop"
 _PAUSE: Final = 0.001
 _QUIET: Final = 3
 """Looks in a row that must find nobody at work: one could fall between a thread's wait and its wake-up."""
+
+
+_asked: Final[list[bool]] = []
+"""Not empty once this process will settle."""
+
+
+def at_exit() -> None:
+    """Have this process `settle` when it ends: once, however many ask for it."""
+    if not _asked:
+        _asked.append(True)
+        atexit.register(settle)
 
 
 def settle(patience: float = 5.0) -> None:

@@ -43,7 +43,7 @@ def prepare(program: Program, env: Mapping[str, str]) -> None:
     _reseed()
     # Frozen objects are never collected, which at exit would show as leaks: let them go before.
     atexit.register(gc.unfreeze)
-    atexit.register(leaving.settle)
+    leaving.at_exit()
 
 
 def folder(program: Program) -> str:

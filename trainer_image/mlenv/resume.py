@@ -23,7 +23,7 @@ from mlenv_api.protocol import Checkpoint, Origin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mlenv.ckpt.gate import Rule
+    from mlenv.ckpt.gate import Finding, Rule
     from mlenv.ckpt.restore import Start
     from mlenv.ckpt.seal import Seal
     from mlenv.job import Job
@@ -262,12 +262,24 @@ class Keeper:
             "checkpoints_missed": float(stats.missed),
         }
 
-    def close(self, *, failed: bool) -> None:
+    def close(self, *, failed: bool, done: bool) -> None:
         """Wait for the last save. A rank that failed does not: others may be gone, and its error comes first.
 
-        The save goes on, and the end of the process waits for it.
+        The save goes on, and the end of the process waits for it. Where training is `done`, all ranks look at
+        what it ends with, and `ends` says whether that is good.
         """
         self._ck.close(wait=not failed or self._job.world_size == 1)
+        if done and self._policy.nonfinite == "refuse":
+            with contextlib.suppress(CheckpointError):  # no state to look at; saving has told why
+                self._judge(self._ck.verdict())
+
+    def _judge(self, found: Finding | None) -> None:
+        """Nobody will mend what training ends with: one look is enough."""
+        if found is not None and self._policy.rollback_after is not None:
+            self.ends = ExitCode.ROLL_BACK
+            self.finish()
+        elif found is not None:
+            self._say(f"warning: training ends with a state that is not finite: {found.text}")
 
     def _look(self, step: int, *, told: bool) -> tuple[bool, bool]:
         """(due by time, or again; told to stop), the same on all ranks; and `ends`."""

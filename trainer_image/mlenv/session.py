@@ -128,27 +128,25 @@ class Session:
     ) -> None:
         try:
             if self._keeper:
-                self._keeper.close(failed=kind is not None and not self._told_to_stop)
+                failed = kind is not None and not self._told_to_stop
+                self._keeper.close(failed=failed, done=kind is None and self.step > self._start)
             if self.step == self._start > 0:
                 self._publish(time.monotonic())  # this attempt has no step to report
             elif kind is None or self._told_to_stop:
                 self._report(time.monotonic(), console=True)
             else:
                 self._publish(time.monotonic())  # reading the device now could fail, and hide what did
-            how = (
-                "done"
-                if kind is None
-                else self._ended()
-                if self._told_to_stop
-                else f"ended by {kind.__name__}"
+            self._tracker.say(
+                f"{self._ended(kind)} at step {self.step}, after {time.monotonic() - self._opened:.1f} s"
             )
-            self._tracker.say(f"{how} at step {self.step}, after {time.monotonic() - self._opened:.1f} s")
         finally:
             self._life = _Life.OVER
             Session._inside = False
             self._left = None
             self._tracker.close()
             self._unlisten()
+        if kind is None and self._keeper and self._keeper.ends:
+            raise SystemExit(self._keeper.ends)
 
     def steps(self, total: int) -> Iterator[Any]:
         """Batches of ``data``, over and over, until `total` steps are committed (step numbers without data).
@@ -227,9 +225,12 @@ class Session:
         observed = self._spikes.facts
         return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics, "observed": observed}
 
-    def _ended(self) -> str:
-        code = self._keeper.ends if self._keeper else None
-        return f"ended with exit code {code:d}" if code else "told to stop"
+    def _ended(self, kind: type[BaseException] | None) -> str:
+        if self._keeper and self._keeper.ends:
+            return f"ended with exit code {self._keeper.ends:d}"
+        if self._told_to_stop and kind is not None:
+            return "told to stop"
+        return f"ended by {kind.__name__}" if kind else "done"
 
     # -- the loop
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from loops import figures
 from loops.setup import DIM, FILE, Rows, Size, build, write_rows
-from loops.turns import BIG, TINY, Turn
+from loops.turns import BIG, LONG, TINY, Turn
 
 import mlenv as ml
 
@@ -20,7 +20,7 @@ SIZE = Size(width=8, depth=1, batch=5, steps=4, table=10, rows=320, rounds=2)
 
 
 def turns() -> dict[str, Turn]:
-    seconds = dict.fromkeys([*BIG, *TINY], 2.0)
+    seconds = dict.fromkeys([*BIG, *TINY, *LONG], 2.0)
     seconds |= {"session+checkpoint": 2.5, "hand+stream": 4.0, "hand+dataloader": 8.0, "session, tiny": 2.001}
     stalls = {"session+checkpoint": 0.05, "hand+torch.save": 0.5}
     return {name: Turn(one, 10, stalls.get(name, 0.0)) for name, one in seconds.items()}
@@ -72,3 +72,4 @@ def test_a_small_run() -> None:
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found.keys() == figures.FIGURES.keys()
     assert found["stall_to_torch_save_ratio"] > 0
+    assert found["checkpoint_writer_cpu_s"] > 0

@@ -181,6 +181,19 @@ class Checkpointer:
         self.stats.stalled += copied - began
         self._pending = self._pool.submit(self._write, work, copied, (metrics or {}).get(gate.LOSS))
 
+    def verdict(self) -> gate.Finding | None:
+        """What all ranks together find in the state as it is now, as if it were to be saved; and count it."""
+        living = {name: thing for name, thing in self._living.items() if name != "data"}
+        place = self._groups.place
+
+        def look() -> gate.Finding | None:
+            return self._gate.look(writer.wanted(things.collect(living), place))
+
+        found = gate.judge(self._groups.control.together("looking for what is not finite", look))
+        if found is not None:
+            self.stats.refuse(found.text, state=found.state)
+        return found
+
     def wait(self) -> bool:
         """Wait until what was begun is written; whether the last one was sealed."""
         pending, self._pending = self._pending, None
@@ -229,7 +242,7 @@ class Checkpointer:
 
     def _write(self, work: writer.Work, copied: float, loss: float | None) -> None:
         """In the thread."""
-        began = time.monotonic()
+        began, cpu = time.monotonic(), time.thread_time()
         step = work.head.step
         try:
             verdict = self._look(work, loss)
@@ -240,6 +253,7 @@ class Checkpointer:
         except Exception as error:  # noqa: BLE001  (training goes on, whatever it was)
             self.failed(step, group.describe(error))
         self.stats.writing += time.monotonic() - began
+        self.stats.cpu += time.thread_time() - cpu
 
     def _look(self, work: writer.Work, loss: float | None) -> gate.Finding | None:
         """What all ranks together find that must not be gone on from."""

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODULUS: Final = 1 << 64
-BLOCK: Final = 1 << 16
+BLOCK: Final = 1 << 15
 """Elements at a time: what is in use fits a core's cache."""
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_RAMP: Final = np.arange(1, BLOCK + 1, dtype=np.uint64) * _STEP
 _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _UNSIGNED: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -72,26 +73,34 @@ def _runs(
 
 
 def _total(rows: NDArray[np.unsignedinteger], starts: NDArray[np.uint64]) -> int:
-    """Sum over rows of numbers whose indices count up from `starts`, a block at a time."""
+    """Sum over rows of numbers whose indices count up from `starts`, a block at a time.
+
+    All blocks are worked on in the same memory: fresh memory costs more than the arithmetic.
+    """
     length = rows.shape[1]
+    group = max(1, BLOCK // length)
+    scratch = np.empty((2, min(rows.size, BLOCK)), np.uint64)
+    firsts = starts * _STEP
     total = 0
     for first in range(0, length, BLOCK):
-        along = np.arange(first, min(first + BLOCK, length), dtype=np.uint64)
-        group = max(1, BLOCK // along.size)
+        here = firsts + np.uint64(first * int(_STEP) % MODULUS)
         for at in range(0, starts.size, group):
-            weights = _weights((starts[at : at + group, None] + along).reshape(-1))
-            weights *= rows[at : at + group, first : first + along.size].reshape(-1).astype(np.uint64)
+            part = rows[at : at + group, first : first + BLOCK]
+            weights, numbers = (one[: part.size].reshape(part.shape) for one in scratch)
+            np.add(here[at : at + group, None], _RAMP[: part.shape[1]], out=weights)
+            _mix(weights, numbers)
+            np.copyto(numbers, part)
+            weights *= numbers
             total += int(weights.sum(dtype=np.uint64))
     return total
 
 
-def _weights(mixed: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """An odd number for each index: splitmix64, in place, with the last bit set."""
-    mixed += np.uint64(1)
-    mixed *= _STEP
+def _mix(weights: NDArray[np.uint64], spare: NDArray[np.uint64]) -> None:
+    """An odd number for each index, of which its multiple of `_STEP` is given: splitmix64, in place."""
     for shift, factor in zip((30, 27), _MIX, strict=True):
-        mixed ^= mixed >> np.uint64(shift)
-        mixed *= factor
-    mixed ^= mixed >> np.uint64(31)
-    mixed |= np.uint64(1)
-    return mixed
+        np.right_shift(weights, np.uint64(shift), out=spare)
+        weights ^= spare
+        weights *= factor
+    np.right_shift(weights, np.uint64(31), out=spare)
+    weights ^= spare
+    weights |= np.uint64(1)

@@ -28,6 +28,8 @@ class Stats:
     """Of these, seconds of waiting for the save before."""
     writing: float = 0.0
     """Seconds of writing beside training."""
+    cpu: float = 0.0
+    """Of a core, in these seconds: what training may have missed."""
     newest: float = field(default_factory=time.monotonic)
     """When the newest was copied, or the run began, by the monotonic clock."""
     errors: list[str] = field(default_factory=list)
