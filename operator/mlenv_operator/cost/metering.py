@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
+from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -145,9 +146,11 @@ def _fullest(pods: Iterable[Pod]) -> Iterable[Pod]:
     """Of what was said of one pod, what says most; of two that say as much, always the same one."""
     found: dict[str, Pod] = {}
     for pod in pods:
-        known = found.get(pod.uid)
-        if known is None or (known != pod and _told(pod) > _told(known)):
-            found[pod.uid] = pod
+        known = found.get(pod.uid, pod)
+        if known != pod:
+            best = max(known, pod, key=_told)
+            pod = replace(best, telemetry=known.telemetry or pod.telemetry)  # noqa: PLW2901
+        found[pod.uid] = pod
     return found.values()
 
 
