@@ -335,7 +335,8 @@ def test_without_an_address_to_listen_on_it_beats_all_the_same(rig: Rig, server:
 
 def test_progress_travels_with_the_beat(rig: Rig, server: Server) -> None:
     spent = {"init": 41, "dataWait": 7, "time": "2026-11-23T05:06:05.25Z"}
-    page = {"attempt": 1, "progress": {"step": 7, "totalSteps": 9, "metrics": {"loss": "NaN"}}, "spent": spent}
+    progress = {"step": 7, "totalSteps": 9, "metrics": {"loss": "NaN"}}
+    page = {"attempt": 1, "progress": progress, "spent": spent}
     launcher = rig.launch("sleep", "600", urls=server.url)
     run_to(server, launcher)
     wait_phase(server, launcher, LauncherPhase.RUNNING, 1)

@@ -56,7 +56,8 @@ def job(tmp_path: Path) -> ml.Job:
 
 def sums(found: Spent | None) -> dict[str, int]:
     assert found is not None
-    return {name: value for name, value in found.model_dump(exclude={"time"}, by_alias=False).items() if value}
+    amounts = found.model_dump(exclude={"time"}, by_alias=False)
+    return {name: value for name, value in amounts.items() if value}
 
 
 class Slow:

@@ -1,4 +1,4 @@
-"""Marks from what launchers say their time went to: exact amounts, a few stretches a quarter of an hour.
+"""Marks from what launchers say their time went to: exact amounts, about a dozen stretches an hour.
 
 A rank adds up its time by what it was for; nobody tells when each wait was. So what came together between two
 tellings is laid into that stretch of time: first the steps, then the rest in a fixed order, at its end.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlenv_api.protocol import Spent
     from mlenv_operator.core.world import BeatView
 
-WINDOW: Final = HOUR // 4
+WINDOW: Final = HOUR // 3
 """Told at the first word in each such part of an hour: a row of an hour holds what was spent in it."""
 SKEW: Final = 60 * SECOND
 """A process that lags behind our clock by more was stopped meanwhile."""
