@@ -1,8 +1,8 @@
 """Closes a node-hour: from facts to rows whose sum is the price of that hour of that node.
 
 The order of facts, and how often each comes, change nothing. Of one hour only what touches it is needed: pods
-that live in it, of their marks (and of the node's) those within it and the last one before, and all that was
-said of whom their jobs belong to.
+that live in it; of their marks those within it, and of those before it the last one of the newest attempt; of
+the node's marks those within it and the last one before; and all that was said of whom their jobs belong to.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ _CALLED: Final[dict[Category, str]] = {
     category: str(category) for category in ORDER if category is not Category.LOST_WORK
 }
 
+_AFTER: Final = {LauncherPhase.SUCCEEDED: Category.DRAIN, LauncherPhase.FAILED: Category.RECOVERY}
+"""What a pod does whose ranks have ended, until stored status says what comes."""
+
 Amounts = tuple[Micros, ...]
 """By ORDER."""
 
@@ -76,13 +79,9 @@ def hear(
         meter = _begin(pod_uid, beat.attempt, now - _total(spent), since)
     step = max(beat.progress.step if beat.progress else 0, meter.step)
     meter = _add(meter, spent, step, now, highest)
-    return tell(meter, highest) if _due(meter, highest, beat.phase) else (meter, ())
-
-
-def _due(meter: Meter, highest: int, phase: LauncherPhase) -> bool:
-    if phase is not LauncherPhase.RUNNING or meter.doing is not _doing(meter, highest):
-        return True
-    return _end(meter) // WINDOW > meter.at // WINDOW
+    goes_on = _AFTER.get(beat.phase) or _doing(meter, highest)
+    due = goes_on is not meter.doing or _end(meter) // WINDOW > meter.at // WINDOW
+    return _tell(meter, goes_on) if due else (meter, ())
 
 
 def _begin(pod_uid: str, attempt: int, begun: Micros, since: Micros) -> Meter:
@@ -125,9 +124,13 @@ def _doing(meter: Meter, highest: int) -> Category:
     return Category.LOST_WORK if meter.step < highest else Category.PRODUCTIVE
 
 
-def tell(meter: Meter, highest: int, until: Micros | None = None) -> tuple[Meter, tuple[Mark, ...]]:
-    """The marks of all that was heard and not told; none at or after `until`, when the attempt was over."""
-    end, goes_on = _end(meter), _doing(meter, highest)
+def tell(meter: Meter, highest: int, until: Micros) -> tuple[Meter, tuple[Mark, ...]]:
+    """The marks of all that was heard and not told, when the attempt is over: none at or after `until`."""
+    return _tell(meter, _doing(meter, highest), until)
+
+
+def _tell(meter: Meter, goes_on: Category, until: Micros | None = None) -> tuple[Meter, tuple[Mark, ...]]:
+    end = _end(meter)
     amounts = [new - old for new, old in zip(meter.heard, meter.told, strict=True)]
     at = meter.at if meter.told[0] == 0 and amounts[0] else max(meter.at, end - sum(amounts))
     found: list[tuple[Micros, Category]] = []

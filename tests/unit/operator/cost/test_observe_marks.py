@@ -161,7 +161,7 @@ class TestSpent:
         ]
         meter, marks = heard(beats, highest=6)
         assert meter is not None
-        _, last = tell(meter, 6)
+        _, last = tell(meter, 6, SINCE + 10 * MINUTE)
         assert stretches([*marks, *last], 310) == [
             (0, 10, "init"),
             (10, 160, "lost_work"),
@@ -191,8 +191,18 @@ class TestSpent:
         meter, _ = heard(beats)
         assert meter is not None
         assert [one.at - SINCE for one in tell(meter, 0, SINCE + 250)[1]] == [200]
-        failed = beat(300, 2, init=50, productive=150, data_wait=100, phase="Failed")
-        assert len(heard([beats[0], failed])[1]) == 4
+
+    def test_when_its_ranks_have_ended_a_pod_recovers_or_drains(self) -> None:
+        after = {
+            "Failed": (300, 400, "recovery"),
+            "Succeeded": (300, 400, "drain"),
+            "Stopping": (50, 400, "productive"),
+        }
+        for phase, expected in after.items():
+            last = beat(300, 2, init=50, productive=150, data_wait=100, phase=phase)
+            meter, marks = heard([beat(100, 1, init=50, productive=50), last])
+            assert stretches(marks, 400)[-1] == expected
+            assert hear(meter, "u", last, since=SINCE, highest=0) == (meter, ())
 
     def test_a_new_attempt_begins_anew_behind_its_world(self) -> None:
         meter, _ = heard([beat(100, 1, init=50, productive=50)])
@@ -204,7 +214,7 @@ class TestSpent:
     def test_time_in_which_a_process_was_stopped_is_passed_over(self) -> None:
         beats = [
             beat(100, 1, init=50, productive=50),
-            beat(10 * MINUTE, 2, init=50, productive=70, data_wait=30, phase="Stopping"),
+            beat(10 * MINUTE, 2, init=50, productive=70, data_wait=30, phase="Failed"),
         ]
         marks = heard(beats)[1]
         assert stretches(marks, 10 * MINUTE)[-1] == (10 * MINUTE - 30, 10 * MINUTE, "data_wait")
@@ -223,7 +233,7 @@ class TestSpent:
             beats.append(beat(sum(sums.values()), step, **sums))
         meter, marks = heard(beats, highest)
         assert meter is not None
-        marks += tell(meter, highest)[1]
+        marks += tell(meter, highest, 2 * SINCE)[1]
         total = Counter[str]()
         for t0, t1, category in stretches(marks, sum(sums.values())):
             total[category] += t1 - t0
