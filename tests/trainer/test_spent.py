@@ -81,9 +81,25 @@ class TestClock:
                 time.passes(100)
             time.passes(1000)
         time.passes(2)
-        spent.clock.stepped()
+        spent.clock.switch(spent.PRODUCTIVE)
         time.passes(10000)
         assert sums(spent.clock.read()) == {"init": 3, "eval": 1010, "data_wait": 100, "productive": 10000}
+
+    def test_waits_within_waits_count_once(self, time: Time) -> None:
+        spent.clock.switch(spent.PRODUCTIVE)
+        asked = time()
+        time.passes(1)
+        inner = time()
+        time.passes(10)
+        spent.clock.took(spent.DATA_WAIT, inner)
+        time.passes(100)
+        spent.clock.took(spent.DATA_WAIT, asked)
+        asked = time()
+        with spent.clock.on(spent.EVAL):
+            time.passes(1000)
+        time.passes(10000)
+        spent.clock.took(spent.DATA_WAIT, asked)
+        assert sums(spent.clock.read()) == {"productive": 1, "data_wait": 10110, "eval": 1000}
 
     def test_an_error_ends_a_block(self, time: Time) -> None:
         with pytest.raises(RuntimeError), spent.clock.on(spent.EVAL):
@@ -92,7 +108,9 @@ class TestClock:
         assert sums(spent.clock.read()) == {"init": 5}
 
     def test_other_threads_do_not_count(self, time: Time) -> None:
-        thread = threading.Thread(target=lambda: spent.clock.switch(spent.EVAL))
+        thread = threading.Thread(
+            target=lambda: (spent.clock.switch(spent.EVAL), spent.clock.took(spent.EVAL, 0))
+        )
         thread.start()
         thread.join()
         time.passes(7)
@@ -100,7 +118,7 @@ class TestClock:
 
     def test_a_fork_begins_anew(self, time: Time) -> None:
         time.passes(9)
-        spent.clock.stepped()
+        spent.clock.switch(spent.PRODUCTIVE)
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -147,7 +165,7 @@ class TestSession:
         assert sums(page.read_spent(job.run_dir, 2)) == {"init": 200, "data_wait": 150, "productive": 800}
 
     def test_a_pass_over_held_out_data_is_evaluation_until_its_end(self, time: Time) -> None:
-        spent.clock.stepped()
+        spent.clock.switch(spent.PRODUCTIVE)
         for _ in Evaluation(Clicks(64), 8, workers=0):
             time.passes(10)
         time.passes(3)

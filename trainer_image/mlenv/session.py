@@ -179,7 +179,8 @@ class Session:
                 "`for batch in run.steps(n)`, or leave data= away if the loop brings its own"
             )
         self.step += 1
-        spent.clock.stepped()
+        if (clock := spent.clock).doing != spent.PRODUCTIVE:
+            clock.switch(spent.PRODUCTIVE)
         self._consume(samples)
         self._committed = {
             name: value.detach() if isinstance(value, torch.Tensor) else value
@@ -265,7 +266,7 @@ class Session:
             before = self.step
             count = 0
             given, rest = self._pass()
-            for batch in self._waited(given):
+            while (batch := self._next(given)) is not _NONE:
                 count += 1
                 self._pending += batches.samples_in(batch)
                 yield batch
@@ -282,20 +283,12 @@ class Session:
                 raise SessionError(f"{what}: this loop would never end")
             barren = self.step == before
 
-    def _waited(self, given: Iterator[Any]) -> Iterator[Any]:
-        """The same; what a loop waits for them is told apart. Data with a position does so itself."""
-        if self._position is not None:
-            yield from given
-            return
-        switch, batch = spent.clock.switch, None
-        while batch is not _NONE:
-            before = switch(spent.DATA_WAIT)
-            try:
-                batch = next(given, _NONE)
-            finally:
-                switch(before)
-            if batch is not _NONE:
-                yield batch
+    def _next(self, given: Iterator[Any]) -> Any:
+        """The next batch, and what the loop waited for it told apart; _NONE when there is none."""
+        asked = spent.monotonic_ns()
+        batch = next(given, _NONE)
+        spent.clock.took(spent.DATA_WAIT, asked)
+        return batch
 
     def _pass(self) -> tuple[Iterator[Any], bool]:
         """The batches of a pass; and whether they are the rest of one, after a restart or another loop.

@@ -10,7 +10,8 @@ import os
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import get_ident
-from time import CLOCK_BOOTTIME, clock_gettime, monotonic_ns
+from time import CLOCK_BOOTTIME, clock_gettime
+from time import monotonic_ns as monotonic_ns  # noqa: PLC0414  (also for those who call `took`)
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api.protocol import Spent
@@ -25,7 +26,7 @@ INIT, PRODUCTIVE, DATA_WAIT, CHECKPOINT_SAVE, CHECKPOINT_RESTORE, EVAL = range(l
 class Clock:
     """Sums of time by what it was spent on. Only the thread that made it counts; others wait beside it."""
 
-    __slots__ = ("_doing", "_since", "_sums", "_thread")
+    __slots__ = ("_last", "_since", "_sums", "_thread", "doing")
 
     def __init__(self, *, age_ns: int = 0) -> None:
         """`age_ns` have gone by already, as init."""
@@ -35,24 +36,33 @@ class Clock:
         """Forget what was: this process begins, or began so long ago."""
         self._thread = get_ident()
         self._sums = [0] * len(NAMES)
-        self._doing = INIT
-        self._since = monotonic_ns() - age_ns
+        self.doing = INIT
+        self._last = monotonic_ns()
+        self._since = self._last - age_ns
 
     def switch(self, to: int) -> int:
         """From now on time goes to `to`; what it went to before."""
         if get_ident() != self._thread:
             return to
         now = monotonic_ns()
-        before = self._doing
+        before = self.doing
         self._sums[before] += now - self._since
         self._since = now
-        self._doing = to
+        self.doing = to
+        self._last = now
         return before
 
-    def stepped(self) -> None:
-        """A step is made: from here on it is productive, unless something else is said."""
-        if self._doing != PRODUCTIVE:
-            self.switch(PRODUCTIVE)
+    def took(self, what: int, since: int) -> None:
+        """Since that reading of `monotonic_ns` time went to `what`, but for what was told apart meanwhile.
+
+        The cheap way for what happens at every step.
+        """
+        if get_ident() == self._thread:
+            now = monotonic_ns()
+            passed = now - (max(self._last, since))
+            self._sums[what] += passed
+            self._since += passed
+            self._last = now
 
     @contextmanager
     def on(self, what: int) -> Iterator[None]:
@@ -65,7 +75,7 @@ class Clock:
 
     def read(self) -> Spent:
         """The sums until now."""
-        self.switch(self._doing)
+        self.switch(self.doing)
         micros = {name: total // 1000 for name, total in zip(NAMES, self._sums, strict=True)}
         return Spent(**micros, time=datetime.now(UTC))
 

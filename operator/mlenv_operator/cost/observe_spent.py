@@ -6,8 +6,7 @@ tellings is laid into that stretch of time: first the steps, then the rest in a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mlenv_api.protocol import LauncherPhase
 from mlenv_operator.cost.facts import HOUR, SECOND, Category, Mark, Micros
@@ -32,19 +31,15 @@ ORDER: Final = (
     Category.EVAL,
     Category.CHECKPOINT_SAVE,
 )
-_CALLED: Final[dict[Category, str]] = {
-    category: str(category) for category in ORDER if category is not Category.LOST_WORK
-}
-
 _AFTER: Final = {LauncherPhase.SUCCEEDED: Category.DRAIN, LauncherPhase.FAILED: Category.RECOVERY}
 """What a pod does whose ranks have ended, until stored status says what comes."""
+_LOST_WORK, _PRODUCTIVE = ORDER.index(Category.LOST_WORK), ORDER.index(Category.PRODUCTIVE)
 
 Amounts = tuple[Micros, ...]
 """By ORDER."""
 
 
-@dataclass(frozen=True, slots=True)
-class Meter:
+class Meter(NamedTuple):
     """What is known of one pod in one attempt, and until when it was told."""
 
     pod_uid: str
@@ -74,7 +69,7 @@ def hear(
     beat, spent = view.beat, view.beat.spent
     if spent is None or beat.attempt < 1 or (meter is not None and beat.attempt < meter.attempt):
         return meter, ()
-    now = micros(spent.time) + (micros(view.received) - micros(beat.time))
+    now = micros(spent.time + (view.received - beat.time))
     if meter is None or beat.attempt > meter.attempt:
         meter = _begin(pod_uid, beat.attempt, now - _total(spent), since)
     step = max(beat.progress.step if beat.progress else 0, meter.step)
@@ -90,17 +85,25 @@ def _begin(pod_uid: str, attempt: int, begun: Micros, since: Micros) -> Meter:
 
 
 def _add(meter: Meter, spent: Spent, step: int, now: Micros, highest: int) -> Meter:
-    """With what was spent since the last word; words that overtook each other change nothing."""
-    old = dict(zip(ORDER, meter.heard, strict=True))
-    new = {category: max(getattr(spent, name), old[category]) for category, name in _CALLED.items()}
-    steps = spent.productive - old[Category.PRODUCTIVE] - old[Category.LOST_WORK]
-    lost = _lost(max(steps, 0), meter.step, step, highest)
-    new[Category.LOST_WORK] = old[Category.LOST_WORK] + lost
-    new[Category.PRODUCTIVE] = old[Category.PRODUCTIVE] + max(steps, 0) - lost
-    heard = tuple(new[category] for category in ORDER)
-    end = meter.begun + sum(heard)
-    begun = meter.begun + (now - end if now - end > SKEW else 0)
-    return replace(meter, heard=heard, step=step, begun=begun)
+    """With what was spent since the last word; words that overtook each other change nothing.
+
+    At every beat of every launcher: without loops.
+    """
+    init, restore, lost, productive, wait, looked, save = meter.heard
+    steps = max(spent.productive - productive - lost, 0)
+    again = _lost(steps, meter.step, step, highest)
+    heard = (
+        max(spent.init, init),
+        max(spent.checkpoint_restore, restore),
+        lost + again,
+        productive + steps - again,
+        max(spent.data_wait, wait),
+        max(spent.eval, looked),
+        max(spent.checkpoint_save, save),
+    )
+    behind = now - meter.begun - sum(heard)
+    begun = meter.begun + (behind if behind > SKEW else 0)
+    return meter._replace(heard=heard, step=step, begun=begun)
 
 
 def _lost(micros_: Micros, before: int, after: int, highest: int) -> Micros:
@@ -118,8 +121,7 @@ def _end(meter: Meter) -> Micros:
 
 def _doing(meter: Meter, highest: int) -> Category:
     """What it does after what was heard, unless something else is said."""
-    stepped = meter.step or meter.heard[ORDER.index(Category.PRODUCTIVE)]
-    if not stepped and not meter.heard[ORDER.index(Category.LOST_WORK)]:
+    if not (meter.step or meter.heard[_LOST_WORK] or meter.heard[_PRODUCTIVE]):
         return Category.INIT
     return Category.LOST_WORK if meter.step < highest else Category.PRODUCTIVE
 
@@ -143,7 +145,7 @@ def _tell(meter: Meter, goes_on: Category, until: Micros | None = None) -> tuple
     found.append((end, goes_on))
     marks = _marks(meter, [one for one in found if until is None or one[0] < until])
     count = meter.marks + len(marks)
-    return replace(meter, at=max(end, meter.at), told=meter.heard, doing=goes_on, marks=count), marks
+    return meter._replace(at=max(end, meter.at), told=meter.heard, doing=goes_on, marks=count), marks
 
 
 def _marks(meter: Meter, found: list[tuple[Micros, Category]]) -> tuple[Mark, ...]:
@@ -159,4 +161,5 @@ def _marks(meter: Meter, found: list[tuple[Micros, Category]]) -> tuple[Mark, ..
 
 
 def _total(spent: Spent) -> Micros:
-    return sum(getattr(spent, name) for name in _CALLED.values())
+    steps = spent.init + spent.productive
+    return steps + spent.data_wait + spent.checkpoint_save + spent.checkpoint_restore + spent.eval

@@ -260,14 +260,13 @@ class Stream:
 
     def _next(self) -> Batch:
         here = self._given
-        before = spent.clock.switch(spent.DATA_WAIT)
+        asked = spent.monotonic_ns()
         try:
             batch = self._loader_here().take(self.order.batch // self.order.lanes)
         except BaseException:
             self._close()  # so that the next attempt begins at the same place
             raise
-        finally:
-            spent.clock.switch(before)
+        spent.clock.took(spent.DATA_WAIT, asked)
         self._given = here.consumed(self._schedule.steps(here.epoch), witness(batch.ids))
         if not self._commits:
             self._position = self._given
