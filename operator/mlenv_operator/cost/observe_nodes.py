@@ -29,7 +29,10 @@ _SPOT: Final = {
     "cloud.google.com/gke-preemptible": "true",
     "kubernetes.azure.com/scalesetpriority": "spot",
 }
-_RESERVATION_KIND: Final = "karpenter.k8s.aws/capacity-reservation-type"
+_RESERVATION_KIND: Final = (
+    "karpenter.k8s.aws/capacity-reservation-type",
+    "eks.amazonaws.com/capacity-reservation-type",
+)
 _RESERVATION: Final = (
     names.LABEL_RESERVATION,
     "karpenter.k8s.aws/capacity-reservation-id",
@@ -40,12 +43,14 @@ _GPU_MODEL: Final = (
     "nvidia.com/gpu.product",
     "amd.com/gpu.product-name",
     "karpenter.k8s.aws/instance-gpu-name",
+    "eks.amazonaws.com/instance-gpu-name",
     "karpenter.k8s.aws/instance-accelerator-name",
     "cloud.google.com/gke-accelerator",
     "k8s.amazonaws.com/accelerator",
 )
 _GPU_COUNT: Final = (
     "karpenter.k8s.aws/instance-gpu-count",
+    "eks.amazonaws.com/instance-gpu-count",
     "karpenter.k8s.aws/instance-accelerator-count",
     "cloud.google.com/gke-accelerator-count",
 )
@@ -134,9 +139,9 @@ def use_of(raw: Mapping[str, Any]) -> Use:
         return Use(NodeUse.BOOTING, created)
     if ready.get("status") != "True":
         return Use(NodeUse.UNHEALTHY, since)
-    drains = next((taints[key] for key in sorted(_DRAIN_TAINTS & taints.keys())), None)
-    if drains is not None or spec.get("unschedulable"):
-        return Use(NodeUse.DRAINING, parsed((drains or {}).get("timeAdded")))
+    drains = [parsed(taints[key].get("timeAdded")) for key in _DRAIN_TAINTS & taints.keys()]
+    if drains or spec.get("unschedulable"):
+        return Use(NodeUse.DRAINING, min((at for at in drains if at is not None), default=None))
     return Use(None, since)
 
 
@@ -181,7 +186,7 @@ def _provider(provider_id: str) -> str:
 def _capacity_type(labels: Mapping[str, str], provider: str) -> str:
     """One of on-demand, spot, reserved, savings-plan, capacity-block, on-prem."""
     said = _first(labels, _CAPACITY).lower().replace("_", "-")
-    if labels.get(_RESERVATION_KIND) == "capacity-block":
+    if _first(labels, _RESERVATION_KIND) == "capacity-block":
         return "capacity-block"
     if said:
         return said

@@ -136,7 +136,12 @@ def test_devices_are_known_before_their_plugin_runs_and_stay_known_after_it_fail
         (raw(ready=("Unknown", READY)), Use(NodeUse.UNHEALTHY, parsed(READY))),
         (raw(unschedulable=True), Use(NodeUse.DRAINING, None)),
         (
-            raw(taints=({"key": "node.kubernetes.io/unschedulable", "timeAdded": "2026-11-20T11:00:00Z"},)),
+            raw(
+                taints=(
+                    {"key": "karpenter.sh/disrupted"},
+                    {"key": "node.kubernetes.io/unschedulable", "timeAdded": "2026-11-20T11:00:00Z"},
+                )
+            ),
             Use(NodeUse.DRAINING, parsed("2026-11-20T11:00:00Z")),
         ),
         (raw(taints=({"key": "karpenter.sh/disrupted"},)), Use(NodeUse.DRAINING, None)),
