@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Raw = dict[str, Any]
 PARSED: Final = 1024
 """Parsed jobs that are kept, 18 KB each. All are kept as compressed JSON, most in less than 1 KB."""
+READ: Final = (names.ANNOTATION_CHECKPOINT, names.ANNOTATION_USER)
+"""The annotations of jobs that mean something to the operator."""
+MOST_CHARACTERS: Final = 253
+"""So much of each is kept."""
 
 
 class _Entry(NamedTuple):
@@ -128,9 +132,10 @@ class JobCache:
 
 
 def _slim(raw: Raw) -> Raw:
-    """Without managedFields and annotations, which can be most of a body; of the latter ours is kept."""
+    """Without managedFields and annotations, which can be most of a body; those that are read stay."""
     metadata = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "annotations")}
-    ordered = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_CHECKPOINT)
-    if ordered is not None:
-        metadata["annotations"] = {names.ANNOTATION_CHECKPOINT: ordered}
+    said = raw["metadata"].get("annotations") or {}
+    kept = {name: said[name][:MOST_CHARACTERS] for name in READ if said.get(name) is not None}
+    if kept:
+        metadata["annotations"] = kept
     return {**raw, "metadata": metadata}
