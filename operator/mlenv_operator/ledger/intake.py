@@ -302,7 +302,7 @@ def _add(batch: _Batch, table: Table, rows: list[dict[str, Any]]) -> list[dict[s
     connection = batch.connection
     new = rows if table is schema.mark else _missing(connection, table, rows)
     if new:
-        batch.changed += max(connection.execute(add_missing(connection, table), new).rowcount, 0)
+        batch.changed += add_missing(connection, table, new)
     return new
 
 
@@ -342,10 +342,15 @@ def add_dirty(connection: Connection, dirty: Mapping[tuple[int, int], str]) -> N
         {"hour": hour, "node_id": node_id, "reason": why} for (hour, node_id), why in sorted(dirty.items())
     ]
     if rows:
-        connection.execute(add_missing(connection, schema.dirty), rows)
+        add_missing(connection, schema.dirty, rows)
 
 
-def add_missing(connection: Connection, table: Table) -> Any:
-    """An insertion that passes over what is there already."""
+def add_missing(connection: Connection, table: Table, rows: Any) -> int:
+    """Insert rows, or what a query finds, and pass over those that are there already; how many are new."""
     dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing()
+    into = dialect.insert(table).on_conflict_do_nothing()
+    counted = {"preserve_rowcount": True}
+    if isinstance(rows, list):
+        return max(connection.execute(into, rows, execution_options=counted).rowcount, 0)
+    query = into.from_select([column.name for column in rows.selected_columns], rows)
+    return max(connection.execute(query, execution_options=counted).rowcount, 0)

@@ -89,14 +89,13 @@ class Ledger:
     def look_again(self, since: Micros, until: Micros, reason: str, *, only_unpriced: bool = False) -> int:
         """Have closed hours that begin within [since, until) corrected, as after a change of prices; how many."""
         at = schema.settlement.c
-        query = select(at.hour, at.node_id, literal(reason)).where(
+        query = select(at.hour, at.node_id, literal(reason).label("reason")).where(
             at.revision == 0, at.hour >= since // HOUR, at.hour < -(-until // HOUR)
         )
         if only_unpriced:
             query = query.where(at.unpriced > 0)
         with self.database.changing() as connection:
-            into = intake.add_missing(connection, schema.dirty)
-            return max(connection.execute(into.from_select(["hour", "node_id", "reason"], query)).rowcount, 0)
+            return intake.add_missing(connection, schema.dirty, query)
 
     def job(self, job_uid: str, now: Micros) -> JobCost:
         """What the job cost so far, and costs now."""
