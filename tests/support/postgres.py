@@ -13,10 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlenv_local import needs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LIBRARY = Path("/usr/lib/postgresql")
 QUICK = (
     "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=40"
 )
@@ -25,12 +26,11 @@ QUICK = (
 
 def programs() -> Path:
     """Folder of the server's programs; fails with a sentence when there are none."""
-    found = [path.parent for path in LIBRARY.glob("*/bin/initdb")]
-    if on_path := shutil.which("initdb"):
-        found.append(Path(on_path).resolve().parent)
-    if not found:
-        raise RuntimeError("PostgreSQL is not installed: install the Debian package postgresql.")
-    return max(found, key=lambda path: int(path.parent.name) if path.parent.name.isdigit() else 0)
+    if (found := needs.postgresql()) is None:
+        raise RuntimeError(
+            f"PostgreSQL is not installed: install the Debian package {needs.POSTGRESQL_PACKAGE}."
+        )
+    return found
 
 
 @dataclass

@@ -59,13 +59,17 @@ def restore(
     _examine(backup, marks, reset_counters=reset_counters)
     new = file.with_name(file.name + ".new")
     shutil.copyfile(backup, new)
-    for rest in ("-wal", "-shm"):
-        file.with_name(file.name + rest).unlink(missing_ok=True)
-    if file.exists():
-        file.replace(file.with_name(file.name + ".before"))
+    # With its log, which may hold what is not in the file yet; the log's index is made anew.
+    file.with_name(file.name + "-shm").unlink(missing_ok=True)
+    for rest in ("-wal", ""):
+        if (old := file.with_name(file.name + rest)).exists():
+            old.replace(file.with_name(f"{file.name}.before{rest}"))
     new.replace(file)
     if reset_counters:
+        target.migrate()
+        target.adopt()
         exports.reset(target, marks, now)
+    target.close()
 
 
 def _examine(backup: Path, marks: Marks, *, reset_counters: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import create_engine, event, make_url, select, update
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from mlenv_operator.ledger import migrations
 from mlenv_operator.ledger.errors import LedgerError, LedgerUnavailable, StaleWriter
@@ -93,6 +93,12 @@ class Database:
             connection.execute(update(fence).values(term=writer.term, holder=writer.holder))
         self.writer = writer
 
+    def adopt(self) -> None:
+        """Write in the name of the last writer: for maintenance, while no operator runs."""
+        with self.reading() as connection:
+            row = connection.execute(select(fence.c.term, fence.c.holder)).one()
+        self.writer = Writer(row.term, row.holder)
+
     def close(self) -> None:
         """Close all connections."""
         self.writing.dispose()
@@ -158,7 +164,8 @@ def _in_words() -> Iterator[None]:
     except OperationalError as error:
         raise LedgerUnavailable(explain(str(error.orig))) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        # SQLite says so, and nothing more precise, of a file that is damaged or is no database.
+        if error.connection_invalidated or type(error) is DatabaseError:
             raise LedgerUnavailable(explain(str(error.orig))) from error
         raise
     except sqlite3.OperationalError as error:
@@ -172,6 +179,8 @@ CURES: Final = {
     "read-only": "The server does not take writes: is it a replica?",
     "database is locked": "Another process holds it: a backup, or a second operator.",
     "unable to open": "Is its folder there, and may the operator write to it?",
+    "malformed": "The file is damaged: restore a backup.",
+    "not a database": "The file is something else, or damaged: restore a backup.",
     "disk i/o error": "Look at its volume.",
     "connection": "Is the server up, and may the operator reach it?",
     "timeout": "The server is slow: look at its load and its locks.",

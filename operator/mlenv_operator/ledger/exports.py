@@ -85,6 +85,21 @@ class FileMarks:
             ) from error
 
 
+class MemoryMarks:
+    """No second place at all: what one process remembers. A ledger restored while it is down is not noticed."""
+
+    def __init__(self) -> None:
+        self._mark: Mark | None = None
+
+    def read(self) -> Mark | None:
+        """What this process wrote last."""
+        return self._mark
+
+    def write(self, mark: Mark) -> None:
+        """Remember it."""
+        self._mark = mark
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """One series of a family, as it may be shown."""

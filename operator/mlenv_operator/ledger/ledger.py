@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import literal, select
 
 from mlenv_operator.cost import metering
 from mlenv_operator.cost.facts import HOUR
 from mlenv_operator.ledger import explaining, exports, intake, months, opening, queries, schema, settling
-from mlenv_operator.ledger.database import Database
+from mlenv_operator.ledger.database import Database, sqlite_file, url_of
+from mlenv_operator.ledger.exports import FileMarks, MemoryMarks
 from mlenv_operator.ledger.prices import NoPrices
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.queries import Counter, UnpricedHour
     from mlenv_operator.ledger.rollups import Amounts
     from mlenv_operator.ledger.settling import Close, Rules, Settled
+
+MARKS: Final = "counters.json"
+"""In a folder: what counters showed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +170,11 @@ def open_ledger(dsn: str, prices: PriceSource | None = None, rules: Rules | None
     database = Database(dsn)
     database.migrate()
     return Ledger(database, prices, rules)
+
+
+def marks_of(dsn: str, folder: str) -> Marks:
+    """Where it is kept what counters showed last: in the folder, or beside a SQLite ledger."""
+    url = url_of(dsn)
+    if not folder and url.get_backend_name() != "sqlite":
+        return MemoryMarks()
+    return FileMarks((Path(folder) if folder else sqlite_file(url).parent) / MARKS)
