@@ -1,6 +1,6 @@
-"""The ledger alone: a month of synthetic jobs observed, settled, asked, closed and exported, as fast as it goes.
+"""The ledger alone: synthetic jobs are observed, settled, asked, closed and exported, as fast as it goes.
 
-Facts come in the order of time, as an operator would offer them, with a batch each simulated minute; every hour is
+Facts come in the order of time, as an operator would offer them, a batch each simulated minute; every hour is
 settled when it is over. The database is a new SQLite file in a temporary folder, or `--dsn`.
 """
 
@@ -30,11 +30,12 @@ from mlenv_operator.cost.facts import (
     Pod,
 )
 from mlenv_operator.cost.segments import Segment
-from mlenv_operator.ledger import months, parquet
+from mlenv_operator.ledger import parquet
 from mlenv_operator.ledger.calendar import hours_of
-from mlenv_operator.ledger.database import Writer, sqlite_file
+from mlenv_operator.ledger.database import sqlite_file
 from mlenv_operator.ledger.exports import MemoryMarks
 from mlenv_operator.ledger.ledger import open_ledger
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -66,16 +67,18 @@ class Prices:
 
 @dataclass
 class Times:
-    """Seconds by what was done."""
+    """Seconds, and seconds of CPU, by what was done."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def of(self, what: str) -> Iterator[None]:
         """Add the seconds that this takes."""
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         yield
         self.seconds[what] += time.perf_counter() - begin
+        self.cpu[what] += time.process_time() - busy
 
 
 def machines(count: int, end: Micros) -> list[Node]:
@@ -102,7 +105,7 @@ def machines(count: int, end: Micros) -> list[Node]:
 def job(
     rng: random.Random, number: int, nodes: Sequence[Node], begin: Micros
 ) -> Iterator[tuple[Micros, Fact]]:
-    """One to four pods, half of a node each, one attempt or two, a checkpoint now and then; an hour in the mean."""
+    """One to four pods, half of a node each, one attempt or two, a checkpoint now and then."""
     team = rng.choice(TEAMS)
     uid = f"job-uid-0000-0000-0000-{number:012d}"
     whom = Attribution(
@@ -189,7 +192,7 @@ def ask(ledger: Ledger, times: Times, end: Micros, folder: Path) -> None:
     with times.of("close the month"):
         ledger.close_month(MONTH, max(over, end))
     with times.of("export the month"):
-        months.export(ledger.database, MONTH, folder)
+        parquet.export(ledger.database, MONTH, folder)
     with times.of("month by team and type, Parquet"):
         parquet.group(folder, ["team", "instance_type", "capacity_type"], MONTH)
 
@@ -223,11 +226,12 @@ def run(jobs: int, nodes: int, dsn: str, folder: Path) -> None:
         rows = int(connection.exec_driver_sql("SELECT count(*) FROM charge").scalar() or 0)
     spent = ledger.group([], START, -(-over // HOUR) * HOUR)[()].cost
     for what, seconds in times.seconds.items():
-        print(f"{what:<34} {seconds:9.3f} s")
+        print(f"{what:<34} {seconds:9.3f} s, {times.cpu[what]:9.3f} s of CPU")
     working = times.seconds["observe"] + times.seconds["settle"]
     print(f"{jobs} jobs, {facts} facts, {rows} rows, {spent / DOLLAR:,.2f} dollars, {size / 1e6:.1f} MB")
     print(
-        f"{facts / times.seconds['observe']:.0f} facts/s stored, {rows / times.seconds['settle']:.0f} rows/s settled"
+        f"{facts / times.seconds['observe']:.0f} facts/s stored, "
+        f"{rows / times.seconds['settle']:.0f} rows/s settled"
     )
     figures = {
         "jobs_per_s": round(jobs / working, 1),

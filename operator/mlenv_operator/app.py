@@ -45,10 +45,8 @@ from mlenv_operator.kube.leases import KubeLeaseStore
 from mlenv_operator.kube.resources import TRAINING_JOBS
 from mlenv_operator.kube.tokens import review_token
 from mlenv_operator.kube.transport import Transport, connect
-from mlenv_operator.ledger.accountant import Accountant
-from mlenv_operator.ledger.database import Writer, url_of
 from mlenv_operator.ledger.errors import LedgerError
-from mlenv_operator.ledger.ledger import marks_of, open_ledger
+from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime import heap
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.runtime.lease import LeadershipLostError, Lease, LeaseTiming, identity_of
@@ -57,6 +55,7 @@ from mlenv_operator.settings import variable_of
 
 if TYPE_CHECKING:
     from mlenv_operator.core.world import EnvironmentView
+    from mlenv_operator.ledger.accountant import Accountant
     from mlenv_operator.runtime.reflector import Change
     from mlenv_operator.settings import Settings
 
@@ -136,6 +135,11 @@ def build_accountant(settings: Settings, clock: SystemClock) -> Accountant | Non
     """What stores facts and money, when there is a ledger. A database that is away now may come later."""
     if not settings.ledger_dsn:
         return None
+    # Here, as SQLAlchemy takes memory, and half a second to import.
+    from mlenv_operator.ledger.accountant import Accountant  # noqa: PLC0415
+    from mlenv_operator.ledger.database import url_of  # noqa: PLC0415
+    from mlenv_operator.ledger.ledger import marks_of, open_ledger  # noqa: PLC0415
+
     try:
         url_of(settings.ledger_dsn)
     except LedgerError as error:

@@ -69,7 +69,7 @@ class Settings:
     """What all launchers together may send; sets how often each may."""
 
     ledger_dsn: str = _from("")
-    """Where money is kept, as sqlite:////folder/ledger.db or postgresql://...; empty: nothing is accounted."""
+    """Where money is kept, as sqlite:////folder/file or postgresql://...; empty: nothing is accounted."""
     ledger_folder: str = _from("")
     """Where closed months go, and what counters showed last; the folder of a SQLite ledger unless set."""
 

@@ -1,4 +1,4 @@
-"""Worlds for the ledger: nodes, pods and what they did, from a seed; and a ledger's whole content, for comparison."""
+"""Worlds for the ledger, from a seed; and a ledger's whole content, for comparison."""
 
 from __future__ import annotations
 

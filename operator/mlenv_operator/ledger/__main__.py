@@ -1,4 +1,4 @@
-"""The ledger's own commands: `python -m mlenv_operator.ledger backup | restore | check | migrate | export | …`."""
+"""The ledger's own commands: `python -m mlenv_operator.ledger backup | restore | check | export | …`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlenv_operator.cost.facts import DOLLAR, SECOND
-from mlenv_operator.ledger import backup, exports, months, queries
+from mlenv_operator.ledger import backup, exports, parquet, queries
 from mlenv_operator.ledger.calendar import parse_month, show_hour, show_month
 from mlenv_operator.ledger.database import Database, sqlite_file, url_of
 from mlenv_operator.ledger.errors import LedgerError
@@ -126,12 +126,12 @@ def _close_month(arguments: argparse.Namespace) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> str:
-    found = months.export(_adopted(arguments).database, arguments.month, _folder(arguments))
+    found = parquet.export(_adopted(arguments).database, arguments.month, _folder(arguments))
     return f"{found.path}: {found.rows} rows, {found.bytes} bytes, content {found.digest}"
 
 
 def _adopted(arguments: argparse.Namespace) -> Ledger:
-    """The ledger, written in the name of its last writer: closing and exporting months disturb no operator."""
+    """The ledger, written in the name of its last writer: months disturb no operator."""
     database = Database(arguments.dsn)
     database.check()
     database.adopt()

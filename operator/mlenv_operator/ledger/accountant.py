@@ -1,7 +1,7 @@
-"""The ledger beside an event loop: facts are taken at once and stored by a thread; whatever fails there, the loop goes on.
+"""The ledger beside an event loop: facts are taken at once and stored by a thread of its own.
 
-While the database is away facts are kept up to a bound, then refused: their pods keep their finalizer, because that is
-removed only once `durable` says yes, and are offered again. So nothing is lost but time.
+While the database is away facts are kept up to a bound, then refused: their pods keep their finalizer, which
+is removed only once `durable` says yes, and are offered again. So nothing is lost but time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from mlenv_operator.cost.facts import Fact, Micros
-    from mlenv_operator.ledger.database import Writer
     from mlenv_operator.ledger.exports import Exposition, Marks
     from mlenv_operator.ledger.ledger import Ledger
+    from mlenv_operator.ledger.writer import Writer
     from mlenv_operator.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class _Queue:
 
 
 class Accountant:
-    """Offers a ledger to an event loop. `offer` and `durable` never wait; `run` works until it is cancelled."""
+    """A ledger for an event loop. `offer` and `durable` never wait; `run` works until it is cancelled."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Accountant:
         pace: Pace | None = None,
         on_durable: Callable[[Pod], None] = lambda _: None,
     ) -> None:
-        """`open_ledger` is called in the thread, again after a failure; `on_durable` in the loop, for ends of pods."""
+        """`open_ledger` is called in the thread, anew after a failure; `on_durable` in the loop."""
         self.figures = Figures()
         self._open = open_ledger
         self._clock = clock

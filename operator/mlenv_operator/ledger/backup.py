@@ -1,4 +1,4 @@
-"""Backups of a SQLite ledger, taken while it is written, and their way back. PostgreSQL has tools of its own."""
+"""Backups of a SQLite ledger, taken while it is written, and their way back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.exports import Marks
 
 POSTGRESQL = (
-    "This ledger is in PostgreSQL, which has its own tools: back it up with `pg_dump --format=custom`, and bring it "
-    "back with `pg_restore --clean`; then `check` says whether counters may be shown."
+    "This ledger is in PostgreSQL, which has its own tools: back it up with `pg_dump --format=custom`, and "
+    "bring it back with `pg_restore --clean`; then `check` says whether counters may be shown."
 )
 
 
@@ -48,7 +48,7 @@ def restore(
 ) -> None:
     """Put the backup in the place of the ledger; the operator must be stopped.
 
-    Refused when the backup does not know the last values that counters showed, unless these may begin anew at zero.
+    Refused when the backup does not know what counters showed last, unless these may begin anew at zero.
     """
     target = Database(dsn)
     if not target.is_sqlite:

@@ -1,10 +1,9 @@
-"""Connections: SQLite or PostgreSQL by DSN, transactions that only the lease's holder may make, errors in words."""
+"""Connections to SQLite or PostgreSQL, transactions that only the leader may make, and failures in words."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from mlenv_operator.ledger import migrations
 from mlenv_operator.ledger.errors import LedgerError, LedgerUnavailable, StaleWriter
 from mlenv_operator.ledger.schema import fence
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,14 +34,6 @@ PRAGMAS: Final = (
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA temp_store = MEMORY",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """Who writes: the term of the lease, and the name of its holder in that term."""
-
-    term: int
-    holder: str
 
 
 class Database:
@@ -87,8 +79,8 @@ class Database:
             term, holder = self._fence(connection)
             if (term, holder) != (writer.term, writer.holder) and writer.term <= term:
                 raise StaleWriter(
-                    f"The ledger belongs to {holder} since term {term} of the lease, and this is {writer.holder} "
-                    f"of term {writer.term}: two operators lead, or the lease was made anew with a smaller term."
+                    f"The ledger belongs to {holder} since term {term} of the lease, and this is "
+                    f"{writer.holder} of term {writer.term}: two operators lead, or the lease was made anew."
                 )
             connection.execute(update(fence).values(term=writer.term, holder=writer.holder))
         self.writer = writer
@@ -110,13 +102,13 @@ class Database:
         term, holder = self._fence(connection)
         if (term, holder) != (self.writer.term, self.writer.holder):
             raise StaleWriter(
-                f"The ledger belongs to {holder} since term {term} of the lease; {self.writer.holder} of term "
-                f"{self.writer.term} must not write to it any more. Its facts will come again to the new leader."
+                f"The ledger belongs to {holder} since term {term} of the lease; {self.writer.holder} of "
+                f"term {self.writer.term} must not write any more. Its facts come again to the new leader."
             )
 
     @staticmethod
     def _fence(connection: Connection) -> tuple[int, str]:
-        # Locked until the end: whoever takes over waits for this transaction, or this one sees that it is stale.
+        # Locked until the end: whoever takes over waits for it, or this transaction sees that it is stale.
         row = connection.execute(select(fence.c.term, fence.c.holder).with_for_update()).one()
         return row.term, row.holder
 
@@ -158,7 +150,7 @@ def _open_sqlite(connection: sqlite3.Connection, _: Any) -> None:
 
 @contextmanager
 def _in_words() -> Iterator[None]:
-    """Failures of the database as LedgerUnavailable; what a guard refused, and our own mistakes, stay as they are."""
+    """Failures of the database as LedgerUnavailable; what a guard refused, and mistakes, stay as they are."""
     try:
         yield
     except OperationalError as error:

@@ -194,7 +194,7 @@ def _intervals(
 def _context(connection: Connection, rows: Sequence[Row[Any]]) -> _Context:
     uids = uids_of(connection, {row.node_id for row in rows})
     pods = _pods(connection, {row.pod_id for row in rows} - {NOBODY})
-    attributions = {}
+    attributions: dict[int, Attribution] = {}
     for some in chunks({row.attribution_id for row in rows} - {NOBODY}):
         query = select(schema.attribution).where(schema.attribution.c.id.in_(some))
         attributions.update((row.id, attribution_from(row)) for row in connection.execute(query))
@@ -223,7 +223,7 @@ def _spans(connection: Connection, pods: dict[int, Pod], until: Micros) -> dict[
             kind = Category(WORDS[row.category])
             marks[row.pod_id].append(Mark(pods[row.pod_id].uid, row.at, row.sequence, row.attempt, kind))
     whose = _attributed(connection, pods)
-    found = {}
+    found: dict[int, Sequence[metered.Span]] = {}
     for number, pod in pods.items():
         said = metered.sort_marks(marks[number])
         life = metered.life(pod, said)

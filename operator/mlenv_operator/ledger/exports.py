@@ -1,8 +1,8 @@
 """What counters may show: never less than before, not even when the ledger was restored from a backup.
 
-A counter that goes back by one dollar makes Prometheus believe in a reset, and report all that was ever spent once
-more. So the most that each series showed is kept in the ledger, and each publication is told to a second place before
-anybody sees it. A ledger that does not know the last publication is an older one, and shows nothing.
+A counter that goes back by one dollar makes Prometheus believe in a reset, and report all that was ever spent
+once more. So the most that each series showed is kept in the ledger, and each publication is told to a second
+place before anybody sees it. A ledger that does not know the last publication is old, and shows nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import secrets
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import bindparam, insert, select, update
@@ -24,6 +23,7 @@ from mlenv_operator.ledger.errors import BelowMark, LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -86,7 +86,7 @@ class FileMarks:
 
 
 class MemoryMarks:
-    """No second place at all: what one process remembers. A ledger restored while it is down is not noticed."""
+    """No second place at all: what one process remembers. What happens while it is down stays unnoticed."""
 
     def __init__(self) -> None:
         self._mark: Mark | None = None
@@ -159,10 +159,11 @@ def check(connection: Connection, told: Mark | None) -> None:
         return
     shown = sum(told.cost.values()) / DOLLAR
     raise BelowMark(
-        f"The ledger knows of publication {number} of its counters, and number {told.number} was shown (in sum "
-        f"{shown:.2f} dollars): it was restored from an older backup, or is another one. Shown as it is, counters would "
-        "go back, and Prometheus would report the difference to zero as new. Restore a newer backup, or let counters "
-        "begin anew at zero: `python -m mlenv_operator.ledger restore --reset-counters`."
+        f"The ledger knows of publication {number} of its counters, and number {told.number} was shown, of "
+        f"{shown:.2f} dollars: it was restored from an older backup, or is another one. Shown as it is, "
+        "counters would go back, and Prometheus would report all that was ever spent as new. Restore a newer "
+        "backup, or let counters begin anew at zero: stop the operator, and "
+        "`python -m mlenv_operator.ledger reset-counters`."
     )
 
 
@@ -200,7 +201,7 @@ def _raise(connection: Connection, floors: Floors) -> dict[tuple[str, str], tupl
     if grown:
         at = schema.counter.c
         where = (at.family == bindparam("key_family"), at.labels == bindparam("key_labels"))
-        values = {f"shown_{name}": bindparam(f"shown_{name}") for name in SHOWN}
+        values: dict[str, Any] = {f"shown_{name}": bindparam(f"shown_{name}") for name in SHOWN}
         connection.execute(update(schema.counter).where(*where).values(**values), grown)
     if missing:
         rows = [{**_zeros(), **_shown(key, amounts[1:])} for key, amounts in sorted(missing.items())]

@@ -176,8 +176,8 @@ def attributed_to(connection: Connection, jobs: dict[str, int]) -> list[tuple[At
             .where(at.job_id.in_(some))
             .order_by(at.job_id, at.since, at.attribution_id)
         )
-        for row in connection.execute(query):
-            found.append((Attributed(uids[row.of_job], row.since, attribution_from(row)), row.id))
+        rows = connection.execute(query)
+        found += [(Attributed(uids[row.of_job], row.since, attribution_from(row)), row.id) for row in rows]
     return found
 
 

@@ -1,7 +1,7 @@
-"""Stores facts: idempotent, in any order, partial ones completing each other; and says which closed hours they touch.
+"""Stores facts, idempotent and in any order, and says which closed hours they touch.
 
-Of two facts about one pod (or node) the larger value of each field holds, and something is larger than nothing: so it
-does not matter which came first, or how often. Marks and attributions are sets.
+Of two facts about one pod (or node) the larger value of each field holds, and something is more than nothing:
+so partial facts complete each other, whichever came first. Marks and attributions are sets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mlenv_operator.cost.facts import HOUR, Attributed, Mark, Node, NodeMark, Pod
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.facts import Fact, Micros
 
 NODE_FIELDS: Final = (
-    "name", "provider", "region", "zone", "instance_type", "capacity_type", "reservation", "gpus", "gpu_model",
-    "cpu_milli", "memory_bytes", "created", "deleted",
+    "name", "provider", "region", "zone", "instance_type", "capacity_type", "reservation", "gpus",
+    "gpu_model", "cpu_milli", "memory_bytes", "created", "deleted",
 )  # fmt: skip
 POD_FIELDS: Final = (
     "namespace", "name", "job_id", "node_id", "gpus", "cpu_milli", "memory_bytes", "scheduled", "started",
@@ -109,7 +109,7 @@ def _reopened(connection: Connection, old: Mapping[str, Any], since: int) -> int
     """The hour after the last that is closed: what is told anew may have made the node's life longer."""
     at = schema.settlement.c
     last = connection.execute(select(func.max(at.hour)).where(at.node_id == old["id"])).scalar()
-    return max(old["created"] // HOUR, since) if last is None else last + 1
+    return max(int(old["created"]) // HOUR, since) if last is None else int(last) + 1
 
 
 def _machine(connection: Connection, row: Mapping[str, Any], uid: str) -> int:
@@ -277,22 +277,24 @@ def _rows(connection: Connection, table: Table, numbers: Iterable[int]) -> dict[
 def _write(batch: _Batch, table: Table, rows: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
     if rows:
         batch.connection.execute(insert(table), rows)
-    for row in changes:
-        batch.connection.execute(update(table).where(table.c.id == row["id"]).values(**row))
+    if changes:
+        new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in changes[0] if name != "id"}
+        values = [{f"new_{name}": value for name, value in row.items()} for row in changes]
+        where = table.c.id == bindparam("new_id")
+        batch.connection.execute(update(table).where(where).values(**new), values)
     batch.changed += len(rows) + len(changes)
 
 
 def _missing(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those whose key is not there yet. For the few that are late."""
     keys = [column.name for column in table.primary_key]
-    found = []
-    for row in rows:
-        query = (
-            select(func.count()).select_from(table).where(and_(*(table.c[key] == row[key] for key in keys)))
-        )
-        if not connection.execute(query).scalar():
-            found.append(row)
-    return found
+    one, two = keys[:2]
+    known: set[tuple[Any, ...]] = set()
+    for some in names.chunks(rows):
+        near = table.c[one].in_({row[one] for row in some}), table.c[two].in_({row[two] for row in some})
+        query = select(*(table.c[key] for key in keys)).where(*near)
+        known.update(tuple(row) for row in connection.execute(query))
+    return [row for row in rows if tuple(row[key] for key in keys) not in known]
 
 
 def _add(batch: _Batch, table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -319,7 +321,8 @@ def _mark_dirty(batch: _Batch) -> frozenset[tuple[str, Micros]]:
 
 
 def _next_hours(connection: Connection, nodes: Iterable[int]) -> dict[int, tuple[str, int]]:
-    node, found = schema.node.c, {}
+    node = schema.node.c
+    found: dict[int, tuple[str, int]] = {}
     for some in names.chunks(nodes):
         query = (
             select(node.id, schema.uid.c.uid, node.next_hour)

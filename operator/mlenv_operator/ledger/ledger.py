@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mlenv_operator.cost.facts import Fact, Micros, Nanos
-    from mlenv_operator.ledger.database import Writer
     from mlenv_operator.ledger.explaining import Line, Name
     from mlenv_operator.ledger.exports import Exposition, Marks
     from mlenv_operator.ledger.intake import Observed
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.queries import Counter, UnpricedHour
     from mlenv_operator.ledger.rollups import Amounts
     from mlenv_operator.ledger.settling import Close, Rules, Settled
+    from mlenv_operator.ledger.writer import Writer
 
 MARKS: Final = "counters.json"
 """In a folder: what counters showed last."""
@@ -92,7 +92,7 @@ class Ledger:
         return total
 
     def look_again(self, since: Micros, until: Micros, reason: str, *, only_unpriced: bool = False) -> int:
-        """Have closed hours that begin within [since, until) corrected, as after a change of prices; how many."""
+        """Have closed hours within [since, until) corrected, as after a change of prices; how many."""
         at = schema.settlement.c
         query = select(at.hour, at.node_id, literal(reason).label("reason")).where(
             at.revision == 0, at.hour >= since // HOUR, at.hour < -(-until // HOUR)

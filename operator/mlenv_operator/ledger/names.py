@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, tuple_
 
 from mlenv_operator.cost.facts import Attribution
 from mlenv_operator.ledger import schema
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from mlenv_operator.cost.facts import Node
 
+ATTRIBUTION: Final = tuple(field.name for field in fields(Attribution))
 CHUNK: Final = 500
 """So many parameters at most go into one `IN`: SQLite has a limit, and plans of one size are kept."""
 
@@ -54,13 +56,15 @@ def number_uids(connection: Connection, uids: Iterable[str]) -> dict[str, int]:
         first = next_id(connection, schema.uid)
         rows = [{"id": first + place, "uid": one} for place, one in enumerate(new)]
         connection.execute(insert(schema.uid), rows)
-        found.update((row["uid"], row["id"]) for row in rows)
+        found.update((one, first + place) for place, one in enumerate(new))
     return found
 
 
+@lru_cache(8192)
 def digest_of(attribution: Attribution) -> bytes:
     """What two attributions have in common only when they are equal."""
-    return hashlib.sha256(json.dumps(asdict(attribution), sort_keys=True).encode()).digest()[:16]
+    values = [getattr(attribution, name) for name in ATTRIBUTION]
+    return hashlib.sha256(json.dumps(values, separators=(",", ":")).encode()).digest()[:16]
 
 
 def number_attributions(
@@ -76,7 +80,7 @@ def number_attributions(
         first = next_id(connection, schema.attribution)
         rows = [
             {
-                **asdict(one),
+                **{name: getattr(one, name) for name in ATTRIBUTION},
                 "labels": json.dumps(dict(one.labels)),
                 "id": first + place,
                 "digest": key,
@@ -112,16 +116,18 @@ def number_machines(connection: Connection, nodes: Iterable[Node]) -> dict[tuple
 def _number_tuples(
     connection: Connection, table: Table, columns: Sequence[str], values: Iterable[tuple[str, ...]]
 ) -> dict[tuple[str, ...], int]:
+    wanted = sorted(set(values))
     found: dict[tuple[str, ...], int] = {}
-    for value in sorted(set(values)):
-        query = select(table.c.id).where(
-            *(table.c[name] == part for name, part in zip(columns, value, strict=True))
-        )
-        number = connection.execute(query).scalar()
-        if number is None:
-            number = next_id(connection, table)
-            connection.execute(insert(table).values(id=number, **dict(zip(columns, value, strict=True))))
-        found[value] = number
+    for some in chunks(wanted, CHUNK // len(columns)):
+        key = tuple_(*(table.c[name] for name in columns))
+        for row in connection.execute(select(table).where(key.in_(some))).mappings():
+            found[tuple(row[name] for name in columns)] = row["id"]
+    new = [one for one in wanted if one not in found]
+    if new:
+        first = next_id(connection, table)
+        rows = [{"id": first + n, **dict(zip(columns, one, strict=True))} for n, one in enumerate(new)]
+        connection.execute(insert(table), rows)
+        found.update((one, first + n) for n, one in enumerate(new))
     return found
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.prices import PriceSource
 
 HOURS: Final = 3
-"""Of a ledger that has fallen behind only so many open hours are looked at: older ones count once they are closed."""
+"""Only so many open hours are looked at: of a ledger that fell behind, older ones count once closed."""
 
 
 SoFar: TypeAlias = "Callable[..., Closing]"

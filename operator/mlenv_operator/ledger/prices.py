@@ -58,5 +58,5 @@ def number_prices(connection: Connection, source: PriceSource, segments: Iterabl
             for place, price_id in enumerate(new)
         ]
         connection.execute(insert(schema.price), rows)
-        found.update((row["price_id"], row["id"]) for row in rows)
+        found.update((price_id, first + place) for place, price_id in enumerate(new))
     return {"": 0, **found}

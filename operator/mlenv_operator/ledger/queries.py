@@ -1,4 +1,4 @@
-"""Questions about money, answered from sums that are kept, and only where these do not know from the charges."""
+"""Questions about money: answered from sums that are kept, and from charges only where these do not know."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ def _from_rollups(
 
 def _months(connection: Connection, first: int) -> list[int]:
     """Months in which something was booked, from the first on."""
-    at, found, month = schema.rollup_day.c, [], first - 1
-    while (
-        month := connection.execute(select(func.min(at.booked)).where(at.booked > month)).scalar()
-    ) is not None:
-        found.append(month)
-    return found
+    at, found = schema.rollup_day.c, [first - 1]
+    while True:
+        after = connection.execute(select(func.min(at.booked)).where(at.booked > found[-1])).scalar()
+        if after is None:
+            return found[1:]
+        found.append(int(after))
 
 
 def _sums(

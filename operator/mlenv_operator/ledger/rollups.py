@@ -1,4 +1,4 @@
-"""Sums that are kept beside the charges, in the same transaction: by hour, by day, by job, and what counters show."""
+"""Sums kept beside the charges, in the same transaction: by hour, day and job, and what counters show."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def plus(into: list[int], more: Iterable[int]) -> None:
 
 def _owners(connection: Connection, numbers: Iterable[int]) -> dict[int, tuple[int, int]]:
     """Facet and job of attributions."""
-    at, found = schema.attribution.c, {}
+    at = schema.attribution.c
+    found: dict[int, tuple[int, int]] = {}
     for some in chunks(numbers):
         query = select(at.id, at.facet_id, at.job_id).where(at.id.in_(some))
         found.update((row[0], (row[1], row[2])) for row in connection.execute(query))

@@ -1,7 +1,7 @@
-"""The ledger's tables: one schema for SQLite and PostgreSQL. Times are microseconds, hours and days count from 1970.
+"""The tables, the same in SQLite and PostgreSQL. Times are microseconds; hours and days count from 1970.
 
-Facts are kept under small numbers instead of their long names, because a job leaves a hundred rows. Every number is
-given by the ledger itself, never by a sequence of the database, so that a crash leaves no trace in them.
+Facts are kept under small numbers instead of their long names, because a job leaves many rows. All numbers
+are given by the ledger itself, never by a sequence of the database, so that a crash leaves no trace in them.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ pod = Table(
     Index("pod_node", "node_id", "released"),
     Index("pod_job", "job_id"),
 )
-# What was said is a set: of two that contradict each other both stay, and `cost` chooses, whatever came first.
+# What was said is a set: of two that contradict each other both stay, and `cost` chooses.
 mark = _table(
     "mark",
     *map(_key, ("pod_id", "at", "sequence", "attempt")),
@@ -187,7 +187,7 @@ settlement = _table(
         postgresql_where=text("unpriced > 0"),
     ),
 )
-"""Revision 0 closes the hour, the others correct it. `digest` and `unpriced` are of all that then holds for it."""
+"""Revision 0 closes the hour, others correct it. `digest` and `unpriced` are of all that then holds."""
 charge = _table(
     "charge",
     *map(_key, ("node_id", "hour", "revision", "n")),

@@ -1,4 +1,4 @@
-"""Closes hours that are over, and corrects closed ones: some nodes of one hour at a time, each in one transaction."""
+"""Closes hours that are over, and corrects closed ones: some nodes of one hour in each transaction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mlenv_operator.cost.allocation import Closing, Row
-    from mlenv_operator.cost.facts import Attributed, Mark, Micros, Node, NodeMark, Pod
+    from mlenv_operator.cost.facts import Micros
     from mlenv_operator.cost.segments import Segment
     from mlenv_operator.ledger.facts import Facts, NodeFacts
     from mlenv_operator.ledger.prices import PriceSource
@@ -48,7 +48,7 @@ class Rules:
     grace: Micros = 300 * SECOND
     """So long after its end nothing is closed: facts are on their way."""
     hold: Micros = 6 * HOUR
-    """So long an hour waits for the end of a pod that must have ended; then it closes without, and is corrected."""
+    """So long an hour waits for the end of a pod that must have ended; then it closes without."""
     nodes: int = 200
     """In one transaction."""
 
@@ -136,7 +136,7 @@ def _close_all(work: _Work) -> None:
     start, end = work.hour * HOUR, (work.hour + 1) * HOUR
     alive = [one for one in work.nodes if one.node.deleted is None or one.node.deleted > start]
     for one, closing, amounts in _closings(work, alive):
-        _add(work, one, 0, closing, amounts, CLOSED)
+        _add(work, one, closing, amounts, revision=0, reason=CLOSED)
     _write(work)
     done = {one.id for one in work.nodes if one.node.deleted is not None and one.node.deleted <= end}
     for numbers, then in ((done, DONE), ({one.id for one in work.nodes} - done, work.hour + 1)):
@@ -155,7 +155,7 @@ def _correct_all(work: _Work, reasons: Mapping[int, str]) -> None:
             if old.get(key, ZERO) != new.get(key, ZERO)
         }
         if changed:
-            _add(work, one, revisions[one.id] + 1, closing, changed, reasons[one.id])
+            _add(work, one, closing, changed, revision=revisions[one.id] + 1, reason=reasons[one.id])
     _write(work)
     at = schema.dirty.c
     for some in names.chunks(reasons):
@@ -189,8 +189,9 @@ def _closing(work: _Work, one: NodeFacts, segments: Sequence[Segment]) -> Closin
     sums = (sum(row.cost for row in closing.rows), sum(row.list_cost for row in closing.rows))
     if sums != (closing.total, closing.list_total):
         raise Imbalance(
-            f"Node {one.node.name} ({one.node.uid}), hour {show_hour(work.hour)}: its rows are {sums} nanodollars "
-            f"and its price {(closing.total, closing.list_total)}. Nothing is written; this is a mistake in cost/."
+            f"Node {one.node.name} ({one.node.uid}), hour {show_hour(work.hour)}: its rows are {sums} "
+            f"nanodollars and its price {(closing.total, closing.list_total)}. Nothing is written; this is a "
+            "mistake in this program: report it."
         )
     return closing
 
@@ -212,14 +213,15 @@ def _standing(work: _Work) -> dict[int, Rows]:
 
 def _revisions(work: _Work) -> dict[int, int]:
     """The last revision of the hour, by node."""
-    at, found = schema.settlement.c, {}
+    at = schema.settlement.c
+    found: dict[int, int] = {}
     for some in names.chunks(one.id for one in work.nodes):
         query = select(at.node_id, func.max(at.revision)).where(at.node_id.in_(some), at.hour == work.hour)
         found.update((row[0], row[1]) for row in work.connection.execute(query.group_by(at.node_id)))
     return found
 
 
-def _add(work: _Work, one: NodeFacts, revision: int, closing: Closing, amounts: Rows, reason: str) -> None:
+def _add(work: _Work, one: NodeFacts, closing: Closing, amounts: Rows, *, revision: int, reason: str) -> None:
     """One settlement with its charges."""
     place = {"node_id": one.id, "hour": work.hour, "revision": revision}
     booked = _booked(work)

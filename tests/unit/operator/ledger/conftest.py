@@ -8,8 +8,8 @@ import ledgers
 import postgres
 import pytest
 
-from mlenv_operator.ledger.database import Writer
 from mlenv_operator.ledger.ledger import open_ledger
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

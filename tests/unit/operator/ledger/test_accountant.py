@@ -10,23 +10,24 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import ledgers
-import pytest
 from ledgers import START, Book, attribution, node, pod, world
 from sqlalchemy import event
 
 from mlenv_operator.cost.facts import HOUR, SECOND, Attributed, Mark, Pod
 from mlenv_operator.ledger import accountant as module
 from mlenv_operator.ledger.accountant import Accountant, Pace
-from mlenv_operator.ledger.database import Writer
 from mlenv_operator.ledger.errors import LedgerUnavailable
 from mlenv_operator.ledger.exports import Mark as Exported
 from mlenv_operator.ledger.exports import MemoryMarks
 from mlenv_operator.ledger.ledger import open_ledger
+from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    import pytest
 
     from mlenv_operator.ledger.ledger import Ledger
 
@@ -43,7 +44,7 @@ class Later(SystemClock):
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(120):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

@@ -1,4 +1,4 @@
-"""Whatever statement the operator dies at, the ledger that a restarted one finishes is the undisturbed one."""
+"""Whatever statement the operator dies at, the next one finishes the undisturbed ledger."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ledgers import START, Book, content, parts, world
 from sqlalchemy import event
 
 from mlenv_operator.cost.facts import HOUR
-from mlenv_operator.ledger.database import Writer
 from mlenv_operator.ledger.exports import FileMarks
 from mlenv_operator.ledger.ledger import Ledger, open_ledger
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,10 +11,10 @@ from ledgers import START, Book, attribution, node, pod, world
 from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed
 from mlenv_operator.ledger import __main__ as commands
 from mlenv_operator.ledger import backup, exports
-from mlenv_operator.ledger.database import Writer
 from mlenv_operator.ledger.errors import BelowMark, LedgerError, LedgerRefused
 from mlenv_operator.ledger.exports import FileMarks, Mark
 from mlenv_operator.ledger.ledger import open_ledger
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from ledgers import START, Book, attribution, node, pod, world
 from sqlalchemy.exc import DBAPIError
 
 from mlenv_operator.cost.facts import HOUR, Attributed, Node
-from mlenv_operator.ledger import months, parquet
+from mlenv_operator.ledger import parquet
 from mlenv_operator.ledger.calendar import hours_of, month_of, next_month, parse_month, show_hour
 from mlenv_operator.ledger.errors import LedgerError, LedgerRefused
 
@@ -35,7 +35,7 @@ def filled(ledger: Ledger) -> Ledger:
 
 
 def test_months_and_hours() -> None:
-    assert START == hours_of(JANUARY)[0] * HOUR
+    assert hours_of(JANUARY)[0] * HOUR == START
     assert [month_of(hour) for hour in (*hours_of(202402), hours_of(202403)[0] - 1)] == [
         202402,
         202403,
@@ -68,12 +68,12 @@ def test_a_late_fact_about_a_closed_month_is_booked_in_the_current_one(
     ledger.settle_all(FEBRUARY + 5 * HOUR)
     ledger.close_month(JANUARY, FEBRUARY + 5 * HOUR)
     bill = ledger.month(["category", "team"], JANUARY)
-    first = months.export(ledger.database, JANUARY, tmp_path / "one")
+    first = parquet.export(ledger.database, JANUARY, tmp_path / "one")
     late = pod("late", "j", node("a"), scheduled=FEBRUARY - 2 * HOUR, released=FEBRUARY - HOUR, gpus=2)
     assert ledger.observe([late]).dirty == {("uid-a", FEBRUARY - 2 * HOUR)}
     ledger.settle_all(FEBRUARY + 6 * HOUR)
     assert ledger.month(["category", "team"], JANUARY) == bill
-    again = months.export(ledger.database, JANUARY, tmp_path / "two")
+    again = parquet.export(ledger.database, JANUARY, tmp_path / "two")
     assert again.digest == first.digest
     assert again.path.read_bytes() == first.path.read_bytes()
     used = ledger.group(["pod"], FEBRUARY - 2 * HOUR, FEBRUARY - HOUR)
@@ -89,8 +89,8 @@ def test_the_database_refuses_to_book_in_a_closed_month(ledger: Ledger) -> None:
     ledger.settle_all(FEBRUARY + 5 * HOUR)
     ledger.close_month(JANUARY, FEBRUARY + 5 * HOUR)
     row = (
-        "INSERT INTO settlement SELECT node_id, hour, 7, 999, booked, cost, list_cost, unpriced, clamped, rows, "
-        "digest, reason, settled_at FROM settlement WHERE booked = 202501 AND node_id = 1"
+        "INSERT INTO settlement SELECT node_id, hour, 7, 999, booked, cost, list_cost, unpriced, clamped, "
+        "rows, digest, reason, settled_at FROM settlement WHERE booked = 202501 AND node_id = 1"
     )
     with pytest.raises(DBAPIError, match="month is closed"), ledger.database.changing() as connection:
         connection.exec_driver_sql(row)
@@ -101,7 +101,7 @@ def test_the_file_answers_as_the_ledger_does(ledger: Ledger, tmp_path: Path) -> 
         ledger.observe([replace(fact, deleted=START + 4 * HOUR) if isinstance(fact, Node) else fact])
     ledger.settle_all(FEBRUARY + 5 * HOUR)
     ledger.close_month(JANUARY, FEBRUARY + 5 * HOUR)
-    found = months.export(ledger.database, JANUARY, tmp_path)
+    found = parquet.export(ledger.database, JANUARY, tmp_path)
     assert found.path == tmp_path / "month=2025-01" / "charges.parquet"
     for by in (["team"], ["instance_type", "category"], ["namespace", "model", "capacity_type"]):
         assert parquet.group(tmp_path, by, JANUARY) == ledger.month(by, JANUARY)
@@ -121,15 +121,15 @@ def test_a_month_that_reads_differently_than_it_was_exported_is_refused(
 ) -> None:
     filled(ledger)
     with pytest.raises(LedgerRefused, match="not closed"):
-        months.export(ledger.database, JANUARY, tmp_path)
+        parquet.export(ledger.database, JANUARY, tmp_path)
     ledger.settle_all(FEBRUARY + 5 * HOUR)
     ledger.close_month(JANUARY, FEBRUARY + 5 * HOUR)
-    found = months.export(ledger.database, JANUARY, tmp_path)
+    found = parquet.export(ledger.database, JANUARY, tmp_path)
     before = found.path.read_bytes()
     with ledger.database.changing() as connection:
         connection.exec_driver_sql("UPDATE node SET name = 'other'")
     with pytest.raises(LedgerRefused, match="Closed months never change"):
-        months.export(ledger.database, JANUARY, tmp_path)
+        parquet.export(ledger.database, JANUARY, tmp_path)
     assert found.path.read_bytes() == before
 
 

@@ -11,9 +11,10 @@ from sqlalchemy import insert
 
 from mlenv_operator.cost.facts import HOUR
 from mlenv_operator.ledger import migrations, schema
-from mlenv_operator.ledger.database import Database, Writer, explain, url_of
+from mlenv_operator.ledger.database import Database, explain, url_of
 from mlenv_operator.ledger.errors import LedgerError, LedgerUnavailable, StaleWriter, WrongSchema
 from mlenv_operator.ledger.ledger import open_ledger
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
