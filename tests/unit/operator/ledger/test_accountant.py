@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import ledgers
+import postgres
+import pytest
 from ledgers import START, Book, attribution, node, pod, world
 from sqlalchemy import event
 
@@ -26,8 +28,6 @@ from mlenv_operator.runtime.clock import SystemClock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-    import pytest
 
     from mlenv_operator.ledger.ledger import Ledger
 
@@ -151,6 +151,21 @@ async def test_a_database_that_hangs_holds_up_nobody(dsn: str) -> None:
         assert one.figures.lag_s > 0
         go.set()
         await until(lambda: not one.figures.waiting)
+
+
+@pytest.mark.postgres
+async def test_a_server_that_stops_and_comes_back_is_waited_for() -> None:
+    with postgres.server() as server:
+        dsn = server.database()
+        async with running(accountant(lambda: open_ledger(dsn, Book()))) as one:
+            one.offer(node("a"))
+            await until(lambda: not one.figures.waiting)
+            server.stop()
+            one.offer(ended())
+            await until(lambda: "does not work" in one.figures.condition)
+            assert one.figures.waiting == 1
+            server.start()
+            await until(lambda: one.durable(ended()) and not one.figures.condition)
 
 
 async def test_facts_of_a_batch_that_failed_are_stored_by_the_next(dsn: str) -> None:

@@ -45,7 +45,7 @@ def test_the_same_facts_again_change_nothing(ledger: Ledger) -> None:
     assert content(ledger) == before
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_order_delay_and_batches_change_no_sum(new_ledger: Callable[[], Ledger], seed: int) -> None:
     facts = world(seed)
     whole, torn = new_ledger(), new_ledger()
@@ -56,7 +56,7 @@ def test_order_delay_and_batches_change_no_sum(new_ledger: Callable[[], Ledger],
     rng.shuffle(pieces)
     now = START
     while pieces:
-        count = rng.randint(1, 30)
+        count = rng.randint(1, 60)
         batch, pieces = pieces[:count], pieces[count:]
         torn.observe(batch)
         now += rng.randrange(HOUR)
@@ -67,7 +67,7 @@ def test_order_delay_and_batches_change_no_sum(new_ledger: Callable[[], Ledger],
     assert torn.imbalance() == whole.imbalance() == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_is_stored_is_what_metering_says_of_the_whole_facts(ledger: Ledger, seed: int) -> None:
     facts = world(seed)
     ledger.observe(parts(facts))
