@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,11 @@ async def test_a_ledger_is_opened_by_whoever_leads(tmp_path: Path) -> None:
         while not accountant.figures.exposition:  # noqa: ASYNC110  (it tells by its figures)
             await asyncio.sleep(0.01)
     task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
     assert (tmp_path / "counters.json").exists()
 
 
 def test_a_dsn_that_means_nothing_ends_the_start() -> None:
-    with pytest.raises(app.StartError, match="MLENV_OPERATOR_LEDGER_DSN: .*not in mysql"):
+    with pytest.raises(app.StartError, match=r"MLENV_OPERATOR_LEDGER_DSN: .*not in mysql"):
         app.build_accountant(settings(ledger_dsn="mysql://x/y"), SystemClock())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ledgers
 import pytest
-from ledgers import START, Book, content, parts, world
+from ledgers import START, Book, content, money, parts, world
 from sqlalchemy import event
 
 from mlenv_operator.cost.facts import HOUR
@@ -15,10 +19,10 @@ from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import Any
 
 Step = "Callable[[Ledger], object]"
+HERE, SUPPORT = Path(__file__).parent, Path(ledgers.__file__).parent
 HOOKS = ("before_cursor_execute", "after_cursor_execute", "commit")
 
 
@@ -97,6 +101,39 @@ def survive(dsn: str, step: Callable[[Ledger], object]) -> int:
     finally:
         ledger.database.close()
     raise AssertionError("it never ended")
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from test_crash import restarted, steps
+ledger = restarted(sys.argv[1])
+for number, step in enumerate(steps(Path(sys.argv[2]))):
+    print(number, flush=True)
+    step(ledger)
+print("done", flush=True)
+"""
+
+
+def test_processes_that_are_killed_leave_the_money_of_an_undisturbed_one(
+    new_dsn: Callable[[], str], tmp_path: Path
+) -> None:
+    undisturbed, dsn = restarted(new_dsn()), new_dsn()
+    for step in steps(tmp_path / "one"):
+        step(undisturbed)
+    argv = [sys.executable, "-c", PROGRAM, dsn, str(tmp_path / "two"), str(HERE), str(SUPPORT)]
+    for last_word in ("0", "4", "7", "done"):
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert last_word in (line.strip() for line in process.stdout)
+            process.kill()
+    found = restarted(dsn)
+    # Each life begins with the first step, so corrections come in another order: their sums are the same.
+    assert money(found) == money(undisturbed)
+    assert found.imbalance() == 0
+    found.database.close()
+    undisturbed.database.close()
 
 
 def test_what_was_committed_is_there_although_nobody_was_told(
