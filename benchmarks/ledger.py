@@ -106,11 +106,10 @@ def job(
     rng: random.Random, number: int, nodes: Sequence[Node], begin: Micros
 ) -> Iterator[tuple[Micros, Fact]]:
     """One to four pods, half of a node each, one attempt or two, a checkpoint now and then."""
-    team = rng.choice(TEAMS)
+    model = number % 500
+    team = TEAMS[model % len(TEAMS)]
     uid = f"job-uid-0000-0000-0000-{number:012d}"
-    whom = Attribution(
-        f"ns-{team}", f"train-{number}", uid, team, f"model-{number % 500}", "ranking", team, "gpu"
-    )
+    whom = Attribution(f"ns-{team}", f"train-{number}", uid, team, f"model-{model}", "ranking", team, "gpu")
     yield begin, Attributed(uid, begin, whom)
     length = int(min(rng.lognormvariate(7.4, 1.1), 40_000)) * SECOND
     for index in range(rng.choice((1, 1, 2, 4))):
