@@ -22,6 +22,7 @@ MAX_BEAT_BYTES: Final = 64 * 1024
 
 Text = Annotated[str, Field(max_length=1024)]
 Name = Annotated[str, Field(max_length=256)]
+Span = Annotated[int, Field(ge=0, le=2**53)]
 
 
 def supported(protocol: int) -> bool:
@@ -89,6 +90,28 @@ class Progress(Model):
     """When the step was committed."""
 
 
+class Spent(Model):
+    """What the time of this attempt went to so far, on the node's first rank: microseconds since it began.
+
+    Categories that a rank cannot know (recovery, lost work, drain) are told apart by the operator.
+    """
+
+    init: Span = 0
+    """Until the first step: imports, rendezvous, compilation."""
+    productive: Span = 0
+    """Making steps, and whatever the program does beside them."""
+    data_wait: Span = 0
+    """Waiting for the next batch."""
+    checkpoint_save: Span = 0
+    """Standing still while a checkpoint is taken."""
+    checkpoint_restore: Span = 0
+    """Looking for a checkpoint, and putting it back."""
+    eval: Span = 0
+    """Looking at held-out data."""
+    time: AwareDatetime
+    """When this was read, by the pod's clock: the sum was reached then."""
+
+
 class Checkpoint(Model):
     """The identity of one sealed checkpoint."""
 
@@ -125,6 +148,8 @@ class Beat(Model):
     nudge_port: int | None = Field(default=None, ge=1, le=65535)
     """UDP port on the pod's address; an empty datagram to it makes this launcher ask now."""
     progress: Progress | None = None
+    spent: Spent | None = None
+    """What the time of `attempt` went to; None when its program does not tell."""
     sealed: Checkpoint | None = None
     """The newest checkpoint that this node's ranks know to be sealed, while `attempt` runs."""
     origin: Origin | None = None

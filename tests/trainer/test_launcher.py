@@ -334,7 +334,9 @@ def test_without_an_address_to_listen_on_it_beats_all_the_same(rig: Rig, server:
 
 
 def test_progress_travels_with_the_beat(rig: Rig, server: Server) -> None:
-    page = {"attempt": 1, "progress": {"step": 7, "totalSteps": 9, "metrics": {"loss": "NaN"}}}
+    spent = {"init": 41, "dataWait": 7, "time": "2026-11-23T05:06:05.25Z"}
+    progress = {"step": 7, "totalSteps": 9, "metrics": {"loss": "NaN"}}
+    page = {"attempt": 1, "progress": progress, "spent": spent}
     launcher = rig.launch("sleep", "600", urls=server.url)
     run_to(server, launcher)
     wait_phase(server, launcher, LauncherPhase.RUNNING, 1)
@@ -343,6 +345,8 @@ def test_progress_travels_with_the_beat(rig: Rig, server: Server) -> None:
     assert beat.progress is not None
     assert (beat.progress.step, beat.progress.total_steps) == (7, 9)
     assert beat.progress.metrics["loss"] != beat.progress.metrics["loss"]
+    assert beat.spent is not None
+    assert (beat.spent.init, beat.spent.data_wait, beat.spent.productive) == (41, 7, 0)
     assert b"NaN" not in server.raw[-1].replace(b'"NaN"', b"")
     (launcher.run_dir / "progress.json").write_text("{nonsense")
     server.wait("p0", lambda b: b.progress is None and b.attempt == 1, "a beat without progress")

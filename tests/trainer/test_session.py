@@ -14,7 +14,7 @@ from torch import nn
 
 import mlenv as ml
 from mlenv import job as jobs
-from mlenv import page, session
+from mlenv import page, session, values
 from mlenv.session import SessionError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class TestLoop:
         self, job: ml.Job, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[float] = []
-        monkeypatch.setattr(session, "_number", lambda _name, value: read.append(1.0) or float(value))
+        monkeypatch.setattr(values, "_number", lambda _name, value: read.append(1.0) or float(value))
         with ml.Session(job, report_every=2.0) as run:
             for _ in range(100):
                 run.commit(loss=torch.tensor(1.0))

@@ -1,4 +1,4 @@
-"""The progress page: what a node's ranks last committed, for their launcher to tell the operator.
+"""The progress page: what a node's ranks last committed, and what their time went to, for their launcher.
 
 Local rank 0 replaces the file in one rename, so a reader sees a whole page or the one before.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mlenv_api.protocol import Progress
+from mlenv_api.protocol import Progress, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,7 @@ FILE: Final = "progress.json"
 MAX_METRICS: Final = 16
 MAX_NAME: Final = 63
 MAX_PAGE: Final = 32 * 1024
+T = TypeVar("T", Progress, Spent)
 
 
 def finite(value: Any) -> Any:
@@ -38,18 +39,27 @@ def bounded(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name[:MAX_NAME]: value for name, value in list(metrics.items())[:MAX_METRICS]}
 
 
-def write(folder: Path, attempt: int, progress: Progress) -> None:
+def write(folder: Path, attempt: int, progress: Progress | None, spent: Spent | None = None) -> None:
     """Replace the page in `folder`. Raises OSError when the disk does not take it."""
-    replace(
-        folder, FILE, json.dumps({"attempt": attempt, "progress": finite(progress.wire())}, allow_nan=False)
-    )
+    told = {"progress": progress, "spent": spent}
+    said = {name: finite(one.wire()) for name, one in told.items() if one is not None}
+    replace(folder, FILE, json.dumps({"attempt": attempt, **said}, allow_nan=False))
 
 
 def read(folder: Path, attempt: int) -> Progress | None:
-    """The page that `attempt` wrote into `folder`; None when there is none, or none that can be read."""
+    """How far `attempt` is, from its page in `folder`; None where it does not say, or makes no sense."""
+    return _read(folder, attempt, "progress", Progress)
+
+
+def read_spent(folder: Path, attempt: int) -> Spent | None:
+    """What the time of `attempt` went to, in the same way."""
+    return _read(folder, attempt, "spent", Spent)
+
+
+def _read(folder: Path, attempt: int, name: str, kind: type[T]) -> T | None:
     try:
         page = json.loads(content(folder / FILE, MAX_PAGE))
-        return Progress.model_validate(page["progress"]) if page["attempt"] == attempt else None
+        return kind.model_validate(page[name]) if page["attempt"] == attempt else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # a rank may write anything there; a beat without progress is still a beat
 

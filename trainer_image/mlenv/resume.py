@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch.distributed as dist
 
-from mlenv import claim, record, rules
+from mlenv import claim, record, rules, spent
 from mlenv.ckpt import retain, seal, things
 from mlenv.ckpt.errors import CheckpointError, Misconfigured, NothingToResume
 from mlenv.cursor import Cursor
@@ -313,9 +313,10 @@ class Keeper:
     def _save(self, step: int, facts: dict[str, Any]) -> None:
         began = time.monotonic()
         try:
-            shares = self._ck.control.together("taking the state", self._share)
-            if self.cursor:
-                self.cursor.settle(shares)
+            with spent.clock.on(spent.CHECKPOINT_SAVE):
+                shares = self._ck.control.together("taking the state", self._share)
+                if self.cursor:
+                    self.cursor.settle(shares)
         except (CheckpointError, DataError) as error:
             self._ck.failed(step, str(error))
             return

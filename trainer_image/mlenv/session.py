@@ -11,23 +11,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
 
-from mlenv import batches, page, resume, state
+from mlenv import batches, page, resume, spent, state
 from mlenv.ckpt.errors import CheckpointError
 from mlenv.job import Job
 from mlenv.spikes import Spikes
 from mlenv.track import Tracker
+from mlenv.values import Metric, line, numbers_of
 from mlenv_api.protocol import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from types import FrameType, TracebackType
 
 
-RESERVED: Final = frozenset({"step", "time", "attempt", "samples", "steps_per_second"})
-"""Names that every row of metrics.jsonl has already."""
+_NONE: Final = object()
 TERMINATED: Final = 128 + signal.SIGTERM
-Metric = float | torch.Tensor
 
 
 class SessionError(RuntimeError):
@@ -121,6 +120,8 @@ class Session:
         )
         if self.step:
             self._publish(self._opened)
+        else:
+            self._tracker.publish(None)
         return self
 
     def __exit__(
@@ -178,6 +179,8 @@ class Session:
                 "`for batch in run.steps(n)`, or leave data= away if the loop brings its own"
             )
         self.step += 1
+        if (clock := spent.clock).doing != spent.PRODUCTIVE:
+            clock.switch(spent.PRODUCTIVE)
         self._consume(samples)
         self._committed = {
             name: value.detach() if isinstance(value, torch.Tensor) else value
@@ -195,9 +198,14 @@ class Session:
     def log(self, **metrics: Metric) -> None:
         """Record values that do not belong to every step, such as an AUC. Waits for the device."""
         self._must_be_open("log()")
-        values = _numbers_of(metrics)
+        values = numbers_of(metrics)
         self._logged.update(values)
         self._tracker.log(self.step, values)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A block that looks at held-out data: its time is told apart from that of training."""
+        self._must_be_open("evaluating()")
+        return spent.clock.on(spent.EVAL)
 
     def poll(self) -> None:
         """Exit here if the program was told to stop; for loops without `commit`, such as an evaluation."""
@@ -223,7 +231,7 @@ class Session:
         return begun.words
 
     def _facts(self) -> dict[str, Any]:
-        metrics = {**self._logged, **_numbers_of(self._committed)}
+        metrics = {**self._logged, **numbers_of(self._committed)}
         observed = self._spikes.facts
         return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics, "observed": observed}
 
@@ -258,7 +266,7 @@ class Session:
             before = self.step
             count = 0
             given, rest = self._pass()
-            for batch in given:
+            while (batch := self._next(given)) is not _NONE:
                 count += 1
                 self._pending += batches.samples_in(batch)
                 yield batch
@@ -274,6 +282,13 @@ class Session:
                 )
                 raise SessionError(f"{what}: this loop would never end")
             barren = self.step == before
+
+    def _next(self, given: Iterator[Any]) -> Any:
+        """The next batch, and what the loop waited for it told apart; _NONE when there is none."""
+        asked = spent.monotonic_ns()
+        batch = next(given, _NONE)
+        spent.clock.took(spent.DATA_WAIT, asked)
+        return batch
 
     def _pass(self) -> tuple[Iterator[Any], bool]:
         """The batches of a pass; and whether they are the rest of one, after a restart or another loop.
@@ -303,7 +318,7 @@ class Session:
     # -- reports
 
     def _report(self, now: float, *, console: bool = False) -> None:
-        self._read = _numbers_of(self._committed)
+        self._read = numbers_of(self._committed)
         self._due = now + self._report_every
         for spike in self._spikes.feed(self.step, self._read):
             self._tracker.say(spike)
@@ -314,7 +329,7 @@ class Session:
         if console or now >= self._console_due:
             # A line every two seconds at first, and one a minute in a run of days.
             self._console_due = now + min(60.0, max(2.0, (now - self._opened) / 20))
-            self._tracker.say(_line(shown, self._of_checkpoints().keys() - self._read.keys()))
+            self._tracker.say(line(shown, self._of_checkpoints().keys() - self._read.keys()))
 
     def _publish(self, now: float) -> Progress:
         shown = Progress(
@@ -369,28 +384,3 @@ def _check_kinds(job: object, checkpoint: object) -> None:
         raise TypeError(f"the first argument is the Job that ml.init() returned, not a {type(job).__name__}")
     if not isinstance(checkpoint, resume.Checkpoints | None):
         raise TypeError(f'checkpoint={checkpoint!r}: give ml.Checkpoints(folder="..."), or None for none')
-
-
-def _line(shown: Progress, without: AbstractSet[str]) -> str:
-    step, total, rate = shown.step, shown.total_steps, shown.steps_per_second
-    parts = [f"step {step}" if total is None else f"step {step}/{total}"]
-    if rate:
-        parts.append(f"{rate:.1f} step/s")
-    parts += [f"{name} {value:.4g}" for name, value in shown.metrics.items() if name not in without]
-    if rate and total is not None and step < total:
-        parts.append(f"{(total - step) / rate:.0f} s left")
-    return "  ".join(parts)
-
-
-def _numbers_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    wrong = RESERVED & metrics.keys()
-    if wrong:
-        raise ValueError(f"{', '.join(sorted(wrong))}: this name is taken; every row has it already")
-    return {name: _number(name, value) for name, value in metrics.items()}
-
-
-def _number(name: str, value: Metric) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be one number (or a tensor of one element): {error}") from None

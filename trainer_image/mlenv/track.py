@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from mlenv import page
+from mlenv import page, spent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,10 +56,11 @@ class Tracker:
         file = self._file
         self._try(lambda: file.write(line))
 
-    def publish(self, progress: Progress) -> None:
-        """Replace the page that this node's launcher reads."""
+    def publish(self, progress: Progress | None) -> None:
+        """Replace the page that this node's launcher reads: how far it is, and what the time went to."""
         if self._job.local_rank == 0:
-            self._try(lambda: page.write(self._job.run_dir, self._job.attempt, progress))
+            took = spent.clock.read()
+            self._try(lambda: page.write(self._job.run_dir, self._job.attempt, progress, took))
 
     def say(self, text: str) -> None:
         """Print a line, on the main rank only."""

@@ -149,7 +149,7 @@ class Trainer:
         training, generators = self.net.training, rng.capture()
         run.poll()
         self.net.eval()
-        with torch.no_grad():
+        with run.evaluating(), torch.no_grad():
             run.log(**self.evaluate[0](self.net))
         self.net.train(training)
         rng.restore(generators)

@@ -60,8 +60,10 @@ class BeatStore:
         """Remember the beat; and whether it may move the job, or ends a silence of the launcher."""
         before, now = self._beats.get(pod_uid), self._clock.now()
         news = before is None or matters(before, beat) or now - before.received > silence
-        heard = self._beats[pod_uid] = BeatView(beat, now)
-        return heard, news
+        # What time went to is metered as it comes, and would double what a pod takes here.
+        kept = beat if beat.spent is None else beat.model_copy(update={"spent": None})
+        self._beats[pod_uid] = BeatView(kept, now)
+        return BeatView(beat, now), news
 
     def of(self, pods: Iterable[PodView]) -> Mapping[str, BeatView]:
         """The last beats of these pods, by uid."""

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from mlenv_api import names
 from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.world import JobKey, JobView
+from mlenv_operator.cost.observe_jobs import MAX_USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +129,9 @@ class JobCache:
 
 
 def _slim(raw: Raw) -> Raw:
-    """Without managedFields and annotations, which can be most of a body."""
+    """Without managedFields and annotations, which can be most of a body; but with the one that is read."""
     metadata = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "annotations")}
+    user = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_USER)
+    if user:
+        metadata["annotations"] = {names.ANNOTATION_USER: user[:MAX_USER]}
     return {**raw, "metadata": metadata}

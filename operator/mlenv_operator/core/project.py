@@ -26,6 +26,9 @@ from mlenv_operator.core.world import (
     Terminated,
     Waiting,
 )
+from mlenv_operator.cost.observe_jobs import attribution
+from mlenv_operator.cost.observe_nodes import machine, use_of
+from mlenv_operator.cost.resources import of_pod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +50,7 @@ def project_pod(raw: Mapping[str, Any]) -> PodView | None:
     container = _trainer(status.get("containerStatuses"), "name")
     state = container.get("state") or {}
     deleted_at, killed = _deletion(meta)
+    started_at, finished_at = _ran(state), _finished_at(status)
     return PodView(
         namespace=intern(meta["namespace"]),
         name=meta["name"],
@@ -61,7 +65,10 @@ def project_pod(raw: Mapping[str, Any]) -> PodView | None:
         node=intern(spec.get("nodeName") or ""),
         pod_ip=status.get("podIP") or "",
         num_proc=_num_proc(spec),
-        running_since=_time((state.get("running") or {}).get("startedAt")),
+        running_since=started_at if "running" in state else None,
+        started_at=started_at,
+        finished_at=finished_at,
+        held=of_pod(spec),
         terminated=_terminated(state.get("terminated")),
         waiting=_waiting(state.get("waiting")),
         disruption=_disruption(status.get("conditions") or ()),
@@ -84,6 +91,8 @@ def project_node(raw: Mapping[str, Any]) -> NodeView:
         ready=is_ready,
         unreachable=any(taint.get("key") in _UNREACHABLE for taint in taints),
         since=None if is_ready else _time(ready.get("lastTransitionTime")),
+        machine=machine(raw),
+        use=use_of(raw),
     )
 
 
@@ -108,6 +117,7 @@ def parse_job(raw: Mapping[str, Any]) -> JobView:
         digest=spec_digest(spec) if spec is not None else "",
         deleting=bool(meta.get("deletionTimestamp")),
         managed=raw_spec.get("managedBy", names.MANAGED_BY) == names.MANAGED_BY,
+        attribution=attribution(meta),
     )
 
 
@@ -195,6 +205,22 @@ def _terminated(raw: Mapping[str, Any] | None) -> Terminated | None:
         message=raw.get("message") or "",
         finished_at=_time(raw.get("finishedAt")),
     )
+
+
+def _ran(state: Mapping[str, Any]) -> datetime | None:
+    """When a container began that runs, or has ended."""
+    ran = state.get("running") or state.get("terminated") or {}
+    return _time(ran.get("startedAt"))
+
+
+def _finished_at(status: Mapping[str, Any]) -> datetime | None:
+    """When the last container ended; null while the pod has not, or where that was never seen."""
+    if status.get("phase") not in ("Succeeded", "Failed"):
+        return None
+    kinds = ("containerStatuses", "initContainerStatuses")
+    states = [one.get("state") or {} for kind in kinds for one in status.get(kind) or ()]
+    ends = [_time((state.get("terminated") or {}).get("finishedAt")) for state in states]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def _waiting(raw: Mapping[str, Any] | None) -> Waiting | None:

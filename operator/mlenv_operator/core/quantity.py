@@ -19,8 +19,17 @@ _PATTERN: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)([
 
 def quantity(value: int | str) -> int | None:
     """The value in units (bytes, cores, devices), rounded up; null when it is no quantity."""
+    return _scaled(value, 1)
+
+
+def milli(value: int | str) -> int | None:
+    """The value in thousandths of a unit, rounded up; null when it is no quantity."""
+    return _scaled(value, 1000)
+
+
+def _scaled(value: int | str, scale: int) -> int | None:
     match = _PATTERN.fullmatch(str(value).strip())
     if match is None:
         return None
-    number = Decimal(match[1]) * _SUFFIXES[match[2] or ""]
+    number = Decimal(match[1]) * _SUFFIXES[match[2] or ""] * scale
     return int(number.to_integral_value(ROUND_CEILING))

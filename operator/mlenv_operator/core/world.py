@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlenv_operator.cost.allocation import NOBODY
+from mlenv_operator.cost.observe_nodes import UNSAID, Use
+from mlenv_operator.cost.resources import NOTHING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
     from mlenv_api.podtemplate import EnvironmentSpec
     from mlenv_api.protocol import Beat
     from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
+    from mlenv_operator.cost.facts import Attribution, Node
+    from mlenv_operator.cost.resources import Held
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -109,6 +115,12 @@ class PodView:
     """Ranks that the pod was made for."""
     running_since: datetime | None = None
     """Since when the trainer container runs; null while it does not."""
+    started_at: datetime | None = None
+    """When the trainer container began, also of one that has ended."""
+    finished_at: datetime | None = None
+    """When the last container ended, of a pod that has ended."""
+    held: Held = NOTHING
+    """What the scheduler sets aside for it."""
     terminated: Terminated | None = None
     waiting: Waiting | None = None
     disruption: Disruption | None = None
@@ -146,6 +158,10 @@ class NodeView:
     """Not an object of the API any more."""
     since: datetime | None = None
     """Since when it is not ready, or gone."""
+    machine: Node | None = None
+    """What it costs by; null of one that is gone."""
+    use: Use = UNSAID
+    """What the part of it is that no pod holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +229,8 @@ class JobView:
     deleting: bool = False
     managed: bool = True
     """Whether spec.managedBy names us."""
+    attribution: Attribution = NOBODY
+    """To whom its cost belongs, by its labels now."""
 
 
 @dataclass(frozen=True, slots=True)

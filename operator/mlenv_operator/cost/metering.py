@@ -1,14 +1,15 @@
 """Closes a node-hour: from facts to rows whose sum is the price of that hour of that node.
 
 The order of facts, and how often each comes, change nothing. Of one hour only what touches it is needed: pods
-that live in it, of their marks (and of the node's) those within it and the last one before, and all that was
-said of whom their jobs belong to.
+that live in it; of their marks those within it, and of those before it the last one of the newest attempt; of
+the node's marks those within it and the last one before; and all that was said of whom their jobs belong to.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
+from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -145,9 +146,11 @@ def _fullest(pods: Iterable[Pod]) -> Iterable[Pod]:
     """Of what was said of one pod, what says most; of two that say as much, always the same one."""
     found: dict[str, Pod] = {}
     for pod in pods:
-        known = found.get(pod.uid)
-        if known is None or (known != pod and _told(pod) > _told(known)):
-            found[pod.uid] = pod
+        known = found.get(pod.uid, pod)
+        if known != pod:
+            best = max(known, pod, key=_told)
+            pod = replace(best, telemetry=known.telemetry or pod.telemetry)  # noqa: PLW2901
+        found[pod.uid] = pod
     return found.values()
 
 

@@ -56,8 +56,12 @@ class Weights:
         return max(self._sum(node.gpus, node.cpu_milli, node.memory_bytes), 1)
 
     def weight(self, node: Node, pod: Pod) -> int:
-        """The weight of what the pod holds. Devices that the node does not have weigh nothing."""
-        return self._sum(pod.gpus if node.gpus else 0, pod.cpu_milli, pod.memory_bytes)
+        """The weight of what the pod holds. What the node is not known to have weighs nothing."""
+        return self._sum(
+            pod.gpus if node.gpus else 0,
+            pod.cpu_milli if node.cpu_milli else 0,
+            pod.memory_bytes if node.memory_bytes else 0,
+        )
 
     def _sum(self, gpus: int, cpu_milli: int, memory_bytes: int) -> int:
         """In units of a thousandth of a processor times a byte, so that nothing is rounded."""

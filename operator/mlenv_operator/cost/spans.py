@@ -84,13 +84,16 @@ def states(pod: Pod, marks: Sequence[Mark], times: Life) -> list[State]:
     """What the pod did, from its scheduling on; `marks` in order.
 
     Before it started that is startup, from its end on drain, whatever marks say; the attempt is always that
-    of the last mark until then, and 0 before the first.
+    of the last mark until then, and 0 before the first. Attempts only go up: what is said
+    of an older one than the last mark's was said before, by a clock that is ahead, and does not hold.
     """
     first = Category.INIT if pod.telemetry else Category.PRODUCTIVE
     said = [State(times.scheduled, 0, first)]
     for mark in marks:
         if mark.at >= times.released:
             break
+        if mark.attempt < said[-1].attempt:
+            continue
         said.append(State(max(mark.at, times.scheduled), mark.attempt, mark.category))
     said = _override(said, times.scheduled, times.started, Category.STARTUP)
     return _override(said, times.finished, times.released, Category.DRAIN)

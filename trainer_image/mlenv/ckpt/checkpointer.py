@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from mlenv import __version__, state
+from mlenv import __version__, spent, state
 from mlenv import job as jobs
 from mlenv.ckpt import durable, failpoints, gate, group, listing, retain, rng, seal, things, warm, writer
 from mlenv.ckpt.errors import CheckpointError, ListingFailed
@@ -107,9 +107,10 @@ class Checkpointer:
         attempt has saved before, and goes on under its own number. Raises ListingFailed, NothingToResume:
         never starts afresh because something could not be read.
         """
-        found = Restore(self._groups, self._living, self._job.uid, self._tell).run(
-            past=past, since=since, ceiling=ceiling, only=only, finite=self._nonfinite == "refuse"
-        )
+        with spent.clock.on(spent.CHECKPOINT_RESTORE):
+            found = Restore(self._groups, self._living, self._job.uid, self._tell).run(
+                past=past, since=since, ceiling=ceiling, only=only, finite=self._nonfinite == "refuse"
+            )
         self._attempt = max(self._job.attempt, found.newest_attempt + (not again))
         self.house.keep_to(since, ceiling, self._attempt)
         self._parent = self.house.running_from = found.start.digest
@@ -120,7 +121,8 @@ class Checkpointer:
 
     def start_from(self, folder: Path, wanted: tuple[str, ...]) -> Start:
         """Take things of another run's checkpoint, and begin at step 0; see `warm.start`. After `restore`."""
-        start = warm.start(self._groups, self._living, folder, wanted, self._tell)
+        with spent.clock.on(spent.CHECKPOINT_RESTORE):
+            start = warm.start(self._groups, self._living, folder, wanted, self._tell)
         self._parent = start.digest
         return start
 
@@ -176,7 +178,8 @@ class Checkpointer:
             observed={name: seal.metric(value) for name, value in (observed or {}).items()},
             parent=self._parent,
         )
-        work = self._snapshot(head)
+        with spent.clock.on(spent.CHECKPOINT_SAVE):
+            work = self._snapshot(head)
         copied = time.monotonic()
         self.stats.stalled += copied - began
         self._pending = self._pool.submit(self._write, work, copied, (metrics or {}).get(gate.LOSS))
@@ -185,7 +188,8 @@ class Checkpointer:
         """Wait until what was begun is written; whether the last one was sealed."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with spent.clock.on(spent.CHECKPOINT_SAVE):
+                pending.result()
         return self.stats.missed == 0
 
     def close(self, *, wait: bool = True) -> None:

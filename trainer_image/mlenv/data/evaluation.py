@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlenv import spent
 from mlenv.data.loader import Loader, Planned
 from mlenv.data.order import Order, Run, Schedule, Window, cut
 from mlenv.data.stream import as_source, place
@@ -50,10 +51,12 @@ class Evaluation:
         loader = Loader(
             self.source, self._plan(), lambda _: None, [0], workers=self._workers, ahead=self._workers
         )
+        before = spent.clock.switch(spent.EVAL)
         try:
             for step in range(self._steps):
                 yield loader.take((step + 1) * rows // self._steps - step * rows // self._steps)
         finally:
+            spent.clock.switch(before)
             loader.close()
 
     def _plan(self) -> Iterator[Planned]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import torch.distributed as dist
 
 from mlenv import job as jobs
+from mlenv import spent
 from mlenv.data import audit
 from mlenv.data import position as positions
 from mlenv.data.errors import DataError, Exhausted, StateRefused
@@ -259,11 +260,13 @@ class Stream:
 
     def _next(self) -> Batch:
         here = self._given
+        asked = spent.monotonic_ns()
         try:
             batch = self._loader_here().take(self.order.batch // self.order.lanes)
         except BaseException:
             self._close()  # so that the next attempt begins at the same place
             raise
+        spent.clock.took(spent.DATA_WAIT, asked)
         self._given = here.consumed(self._schedule.steps(here.epoch), witness(batch.ids))
         if not self._commits:
             self._position = self._given

@@ -88,7 +88,9 @@ class Beats(threading.Thread):
         state = self._state
         progress = page.read(self._run_dir, state.attempt) if self._run_dir else None
         told = record.told(self._run_dir, state.attempt) if self._run_dir else None
-        beat = core.beat(state, datetime.now(UTC), progress, __version__, self._nudge_port, told=told)
+        spent = page.read_spent(self._run_dir, state.attempt) if self._run_dir else None
+        now, port = datetime.now(UTC), self._nudge_port
+        beat = core.beat(state, now, progress, __version__, port, told=told, spent=spent)
         try:
             reply = self._wire.post(self._route.target, encode(beat))
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -128,8 +128,9 @@ def beat(
     nudge_port: int | None = None,
     *,
     told: record.Told | None = None,
+    spent: protocol.Spent | None = None,
 ) -> protocol.Beat:
-    """What to tell the operator about `state`; `told` is what its ranks say."""
+    """What to tell the operator about `state`; `told` and `spent` are what its ranks say."""
     told = told or record.Told(attempt=state.attempt)
     return protocol.Beat(
         protocol=protocol.PROTOCOL,
@@ -140,6 +141,7 @@ def beat(
         port=state.port,
         nudge_port=nudge_port,
         progress=progress,
+        spent=spent,
         sealed=told.sealed,
         origin=told.origin if state.first_rank == 0 else None,
         evidence=state.evidence,

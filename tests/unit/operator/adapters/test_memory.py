@@ -9,7 +9,7 @@ from typing import Any
 
 from mlenv_api import names
 from mlenv_api.conditions import Reason
-from mlenv_api.protocol import Beat, LauncherPhase, Progress
+from mlenv_api.protocol import Beat, LauncherPhase, Progress, Spent
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.neighbours import Neighbours
@@ -43,6 +43,17 @@ def job(version: int, uid: str = "u1", **status: Any) -> dict[str, Any]:
         "spec": {"trainer": {"image": "i", "command": ["c"]}},
         "status": status,
     }
+
+
+def test_of_annotations_only_the_user_is_kept() -> None:
+    raw = job(1)
+    raw["metadata"]["annotations"]["mlenv.io/user"] = "ada"
+    raw["metadata"]["labels"] = {"mlenv.io/team": "ads"}
+    jobs = JobCache()
+    jobs.put(raw)
+    view = jobs.get(KEY)
+    assert view is not None
+    assert (view.attribution.user, view.attribution.team) == ("ada", "ads")
 
 
 def pod(name: str = "ranker-0-0", uid: str = "p1", **more: Any) -> PodView:
@@ -152,6 +163,15 @@ def test_progress_is_no_news_and_a_new_phase_is() -> None:
     assert not beats.record("p1", beat(progress=Progress(step=7)), SILENCE)[1]
     assert beats.record("p1", beat(phase=LauncherPhase.FAILED), SILENCE)[1]
     assert beats.of([pod()])["p1"].beat.phase is LauncherPhase.FAILED
+
+
+def test_what_time_went_to_is_passed_on_and_not_kept() -> None:
+    beats = BeatStore(FakeClock())
+    said = beat(spent=Spent(init=7, time=NOW), progress=Progress(step=7))
+    heard, _ = beats.record("p1", said, SILENCE)
+    assert heard.beat is said
+    kept = beats.of([pod()])["p1"].beat
+    assert (kept.spent, kept.progress) == (None, said.progress)
 
 
 def test_the_end_of_a_silence_is_news() -> None:

@@ -13,6 +13,7 @@ from mlenv_operator.core.project import (
     project_node,
     project_pod,
 )
+from mlenv_operator.cost.moments import micros
 
 
 def test_a_pod_of_ours_is_seen_with_its_slot_and_owner() -> None:
@@ -88,6 +89,21 @@ def test_a_node_in_trouble_is_seen_since_when() -> None:
     }
     view = project_node(raw)
     assert (view.ready, view.unreachable, view.since) == (False, True, ago(60))
+
+
+def test_a_node_is_seen_with_what_it_costs_by() -> None:
+    raw = {
+        "metadata": {"name": "n1", "uid": "u1", "labels": {"node.kubernetes.io/instance-type": "p5"}},
+        "status": {
+            "capacity": {"nvidia.com/gpu": "8"},
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": stamp(ago(60))}],
+        },
+    }
+    view = project_node(raw)
+    assert view.machine is not None
+    assert (view.machine.uid, view.machine.instance_type, view.machine.gpus) == ("u1", "p5", 8)
+    assert (view.use.use, view.use.since) == (None, micros(ago(60)))
+    assert project_node(raw) == view
 
 
 def test_a_job_is_parsed_with_its_status() -> None:

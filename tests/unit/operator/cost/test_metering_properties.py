@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlenv_operator.cost import metering
 from mlenv_operator.cost.allocation import Key, correction, round_half_even
-from mlenv_operator.cost.facts import HOUR, Attributed, Attribution, Micros
+from mlenv_operator.cost.facts import HOUR, Attributed, Attribution, Mark, Micros
 from mlenv_operator.cost.segments import Segment
 from mlenv_operator.cost.shares import AWS_SPLIT, GPU_DOMINANT, Weights
 from mlenv_operator.cost.spans import sort_marks
@@ -131,19 +131,17 @@ def test_order_and_repetition_of_facts_change_nothing(trace: Trace, random: Rand
 @EXAMPLES
 @given(anything)
 def test_of_the_past_only_the_last_mark_matters(trace: Trace) -> None:
-    def recent(marks: tuple[F, ...], key: Callable[[F], str]) -> tuple[F, ...]:
-        last = {}
-        for one in sorted(marks, key=lambda one: (one.at, getattr(one, "sequence", 0))):
-            if one.at < T0:
-                last[key(one)] = one
-        return (*last.values(), *(one for one in marks if T0 <= one.at <= T0 + HOUR))
-
+    last: dict[str, Mark] = {}
+    for mark in sorted(trace.marks, key=lambda one: (one.attempt, one.at, one.sequence)):
+        if mark.at < T0:
+            last[mark.pod_uid] = mark
+    past = sorted((one for one in trace.node_marks if one.at < T0), key=lambda one: one.at)[-1:]
     begun = [pod for pod in trace.pods if pod.started is not None]
     assume(len(begun) == len(trace.pods))
     short = replace(
         trace,
-        marks=recent(trace.marks, lambda one: one.pod_uid),
-        node_marks=recent(trace.node_marks, lambda one: one.node_uid),
+        marks=(*last.values(), *(one for one in trace.marks if one.at >= T0)),
+        node_marks=(*past, *(one for one in trace.node_marks if one.at >= T0)),
     )
     assert short.close().rows == trace.close().rows
 

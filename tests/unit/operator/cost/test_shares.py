@@ -28,7 +28,8 @@ def test_without_devices_the_larger_share_decides() -> None:
 def test_a_capacity_that_is_not_known_counts_for_nothing() -> None:
     half_known = node(gpus=0, cpu_milli=4000, memory_bytes=0)
     assert share(GPU_DOMINANT, half_known, pod("a", gpus=0, cpu_milli=1000, memory_bytes=12 * GIB)) == 1 / 4
-    assert share(GPU_DOMINANT, node(gpus=0), pod("a", gpus=2, cpu_milli=1000)) == 0
+    for policy in (GPU_DOMINANT, AWS_SPLIT):
+        assert share(policy, node(gpus=0), pod("a", gpus=2, cpu_milli=1000, memory_bytes=GIB)) == 0
 
 
 def test_weights_split_as_the_cloud_does() -> None:

@@ -73,6 +73,15 @@ def test_of_marks_of_one_moment_the_last_one_holds() -> None:
     assert minutes(WHOLE, said)[2] == (20, 40, 1, "eval", "")
 
 
+def test_attempts_only_go_up() -> None:
+    said = [
+        mark(20, Category.RECOVERY, attempt=2),
+        mark(20, Category.PRODUCTIVE, sequence=12),
+        mark(25, Category.DATA_WAIT),
+    ]
+    assert minutes(WHOLE, said)[2:] == [(20, 40, 2, "recovery", ""), (40, 45, 2, "drain", "")]
+
+
 def test_a_mark_from_before_the_start_holds_from_the_start_on() -> None:
     early = [mark(7, Category.PRODUCTIVE)]
     assert minutes(WHOLE, early) == [
