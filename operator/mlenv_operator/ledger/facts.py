@@ -123,25 +123,24 @@ def _read_pods(
 
 
 def _marks(connection: Connection, pods: Iterable[int], start: Micros, end: Micros) -> Iterable[Row[Any]]:
-    """Marks of the time, and the last one before it of each pod."""
+    """Marks of the time; of those before it the last of the newest attempt; and those outside the pod's life.
+
+    The latter change nothing but the count of what was out of order.
+    """
     mark, pod = schema.mark, schema.pod
-    before = mark.alias()
-    last = (
-        select(func.max(before.c.at))
-        .where(before.c.pod_id == pod.c.id, before.c.at < start)
-        .scalar_subquery()
-    )
+    before, newest = mark.alias(), mark.alias()
+    attempt = select(func.max(newest.c.attempt)).where(newest.c.pod_id == pod.c.id, newest.c.at < start)
+    of_it = before.c.attempt == attempt.correlate(pod).scalar_subquery()
+    last = select(func.max(before.c.at)).where(before.c.pod_id == pod.c.id, before.c.at < start, of_it)
+    within = and_(mark.c.at >= func.coalesce(last.correlate(pod).scalar_subquery(), start), mark.c.at < end)
+    early = and_(mark.c.at < pod.c.scheduled, mark.c.at < start)
+    late = and_(mark.c.at > pod.c.released, mark.c.at >= end)
+    found: dict[tuple[Any, ...], Row[Any]] = {}
     for some in chunks(pods):
-        yield from connection.execute(
-            select(mark)
-            .select_from(pod)
-            .join(
-                mark,
-                and_(mark.c.pod_id == pod.c.id, mark.c.at >= func.coalesce(last, start), mark.c.at < end),
-            )
-            .where(pod.c.id.in_(some))
-            .order_by(mark.c.pod_id, mark.c.at, mark.c.sequence)
-        )
+        for which in (within, early, late):
+            query = select(mark).select_from(pod).join(mark, and_(mark.c.pod_id == pod.c.id, which))
+            found.update((tuple(row), row) for row in connection.execute(query.where(pod.c.id.in_(some))))
+    return [found[key] for key in sorted(found)]
 
 
 def _read_node_marks(connection: Connection, by_id: dict[int, NodeFacts], end: Micros) -> None:

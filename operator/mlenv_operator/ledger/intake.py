@@ -221,7 +221,10 @@ def _observe_marks(batch: _Batch, marks: Sequence[Mark]) -> None:
     _add(batch, schema.mark, rows)
     mark = schema.mark.c
     for row in news:
-        after = select(func.min(mark.at)).where(mark.pod_id == row["pod_id"], mark.at > row["at"])
+        # What is said of older attempts does not hold after it.
+        after = select(func.min(mark.at)).where(
+            mark.pod_id == row["pod_id"], mark.at > row["at"], mark.attempt >= row["attempt"]
+        )
         end = batch.connection.execute(after).scalar()
         batch.touch(late[row["pod_id"]][0], row["at"], FOREVER if end is None else end, "mark")
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ledgers import START, Book, attribution, content, money, node, parts, pod, world
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from mlenv_operator.cost import metering
-from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed, Category, Mark
+from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed, Category, Mark, Node
+from mlenv_operator.ledger import schema
 from mlenv_operator.ledger.errors import Imbalance
 from mlenv_operator.ledger.ledger import Ledger
 from mlenv_operator.ledger.settling import Rules
@@ -73,16 +75,25 @@ def test_what_is_stored_is_what_metering_says_of_the_whole_facts(ledger: Ledger,
     ledger.observe(parts(facts))
     ledger.settle_all(START + 8 * HOUR)
     assert ledger.group(["node"], START, START + 8 * HOUR) != {}
-    for one in (fact for fact in facts if type(fact) is type(node("x"))):
+    for one in (fact for fact in facts if isinstance(fact, Node)):
         for hour in range(START, START + 7 * HOUR, HOUR):
             direct = _close(ledger, one, hour, facts)
             stored = ledger.group(["node", "category"], hour, hour + HOUR)
             ours = {key[1]: amounts for key, amounts in stored.items() if key[0] == one.name}
             assert sum(amounts.cost for amounts in ours.values()) == direct.total
+            assert _settled(ledger, one, hour) == ([direct.clamped] if direct.rows else [])
             for kind, amounts in ours.items():
                 rows = [row for row in direct.rows if (row.category or row.use) == kind]
                 assert amounts.cost == sum(row.cost for row in rows)
                 assert amounts.held == sum(row.held for row in rows)
+
+
+def _settled(ledger: Ledger, one: Node, hour: int) -> list[int]:
+    at, uid = schema.settlement.c, schema.uid
+    query = select(at.clamped).join(uid, uid.c.id == at.node_id)
+    with ledger.database.reading() as connection:
+        found = connection.execute(query.where(uid.c.uid == one.uid, at.hour == hour // HOUR))
+        return list(found.scalars())
 
 
 def _close(ledger: Ledger, one: object, hour: int, facts: list[object]) -> Closing:
@@ -117,6 +128,19 @@ def test_a_late_mark_touches_only_the_hours_until_the_next(ledger: Ledger) -> No
     ledger.settle_all(START + 6 * HOUR)
     dirty = ledger.observe([Mark(held.uid, START + HOUR, 1, 1, Category.HANG)]).dirty
     assert dirty == {(one.uid, START + HOUR), (one.uid, START + 2 * HOUR)}
+
+
+def test_a_late_mark_of_a_newer_attempt_touches_what_was_said_of_older_ones(ledger: Ledger) -> None:
+    one = node("a")
+    held = pod("p", "j", one, started=START + 60 * SECOND)
+    said = [Mark(held.uid, START + hour * HOUR, hour, 1, Category.EVAL) for hour in (1, 2, 3)]
+    ledger.observe([one, held, *said])
+    ledger.settle_all(START + 6 * HOUR)
+    news = Mark(held.uid, START + HOUR + 5, 0, 2, Category.HANG)
+    assert ledger.observe([news]).dirty == {(one.uid, START + hour * HOUR) for hour in range(1, 5)}
+    ledger.settle_all(START + 6 * HOUR)
+    found = ledger.group(["hour", "category"], START + 2 * HOUR, START + 5 * HOUR)
+    assert {kind for (_, kind), amounts in found.items() if amounts.cost} == {"hang", "fragmented"}
 
 
 def test_a_change_of_team_moves_only_what_comes_after_it(ledger: Ledger) -> None:
