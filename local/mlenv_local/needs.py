@@ -33,6 +33,8 @@ IMAGE_TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 CNI_PACKAGE = "containernetworking-plugins"
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
 CNI_PLUGINS = ("bridge", "host-local", "loopback")
+POSTGRESQL_PACKAGE = "postgresql"
+POSTGRESQL_FOLDER = Path("/usr/lib/postgresql")
 FREE_BYTES = 10 * 2**30
 INSTALL_SECONDS = 900
 
@@ -145,6 +147,14 @@ def _look_at_kernel() -> frozenset[str]:
     argv = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "sh", "-c", _PROBE]
     seen = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.split()
     return frozenset([*seen, *(["cgroups"] if cgroups.mounted() else [])])
+
+
+def postgresql() -> Path | None:
+    """Folder of the newest PostgreSQL's programs, which Debian keeps out of PATH; None: not installed."""
+    found = [path.parent for path in POSTGRESQL_FOLDER.glob("*/bin/initdb")]
+    if elsewhere := shutil.which("initdb"):
+        found.append(Path(elsewhere).resolve().parent)
+    return max(found, key=lambda path: (path.parent.name.isdigit(), path.parent.name.zfill(4)), default=None)
 
 
 def cni_folder() -> Path:

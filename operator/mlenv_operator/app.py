@@ -46,13 +46,17 @@ from mlenv_operator.kube.leases import KubeLeaseStore
 from mlenv_operator.kube.resources import TRAINING_JOBS
 from mlenv_operator.kube.tokens import review_token
 from mlenv_operator.kube.transport import Transport, connect
+from mlenv_operator.ledger.errors import LedgerError
+from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime import heap
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.runtime.lease import LeadershipLostError, Lease, LeaseTiming, identity_of
 from mlenv_operator.runtime.workqueue import Backoff, QueueShutDown, WorkQueue
+from mlenv_operator.settings import variable_of
 
 if TYPE_CHECKING:
     from mlenv_operator.core.world import EnvironmentView
+    from mlenv_operator.ledger.accountant import Accountant
     from mlenv_operator.runtime.reflector import Change
     from mlenv_operator.settings import Settings
 
@@ -85,6 +89,8 @@ class Parts:
     launchers: Launchers
     reconciler: Reconciler
     sweep: Sweep
+    accountant: Accountant | None
+    """None: nothing is accounted."""
     stop: asyncio.Event
 
 
@@ -124,8 +130,26 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
         launchers=Launchers(lease, queue, state, core),
         reconciler=Reconciler(client, queue, state, observer, recorder, nudges=Nudges(state, metrics)),
         sweep=Sweep(client, queue, state, interval_s=settings.sweep_interval_s),
+        accountant=build_accountant(settings, clock),
         stop=asyncio.Event(),
     )
+
+
+def build_accountant(settings: Settings, clock: SystemClock) -> Accountant | None:
+    """What stores facts and money, when there is a ledger. A database that is away now may come later."""
+    if not settings.ledger_dsn:
+        return None
+    # Here, as SQLAlchemy takes memory, and half a second to import.
+    from mlenv_operator.ledger.accountant import Accountant  # noqa: PLC0415
+    from mlenv_operator.ledger.database import url_of  # noqa: PLC0415
+    from mlenv_operator.ledger.ledger import marks_of, open_ledger  # noqa: PLC0415
+
+    try:
+        url_of(settings.ledger_dsn)
+    except LedgerError as error:
+        raise StartError(f"{variable_of('ledger_dsn')}: {error}") from error
+    marks = marks_of(settings.ledger_dsn, settings.ledger_folder)
+    return Accountant(lambda: open_ledger(settings.ledger_dsn), clock, marks)
 
 
 def launcher_urls(settings: Settings) -> tuple[str, ...]:
@@ -255,6 +279,9 @@ async def _work_as_leader(parts: Parts) -> None:
         parts.launchers.leading = True
         parts.metrics.leader.set(1)
         group.create_task(parts.sweep.run())
+        if parts.accountant is not None:
+            writer = Writer(parts.lease.transitions, parts.lease.identity)
+            group.create_task(parts.accountant.run(writer), name="ledger")
         for _ in range(parts.settings.workers):
             group.create_task(_work(parts))
 

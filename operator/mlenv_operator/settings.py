@@ -68,6 +68,11 @@ class Settings:
     beats_per_s: float = _from(1000.0, least=1)
     """What all launchers together may send; sets how often each may."""
 
+    ledger_dsn: str = _from("")
+    """Where money is kept, as sqlite:////folder/file or postgresql://...; empty: nothing is accounted."""
+    ledger_folder: str = _from("")
+    """Where closed months go, and what counters showed last; the folder of a SQLite ledger unless set."""
+
     log_level: str = _from("INFO", among=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_format: str = _from("json", among=("json", "text"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from functools import cache
 
@@ -40,15 +41,33 @@ def _lack_as_root() -> str:
     return f"need {_one_line(' '.join(one.sentence for one in missing))}" if missing else ""
 
 
+@cache
+def lack_server() -> str:
+    """Why no PostgreSQL can be started here; empty when one can. Installed with consent, as above."""
+    from mlenv_local import needs  # noqa: PLC0415
+    from mlenv_local.errors import NeedsError  # noqa: PLC0415
+
+    if needs.postgresql() is not None:
+        return ""
+    package = needs.POSTGRESQL_PACKAGE
+    if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return f"need PostgreSQL, as in the Debian package {package}"
+    if not consent([package]):
+        return f"need the Debian packages {package}; --yes installs them"
+    try:
+        needs.install([package])
+    except NeedsError as error:
+        return f"need {_one_line(str(error))}"
+    return "" if needs.postgresql() is not None else f"need PostgreSQL; {package} did not bring it"
+
+
 def consent(packages: list[str]) -> bool:
     """Whether these Debian packages may be installed."""
     if os.environ.get("MLENV_YES") == "1":
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    sys.stderr.write(
-        f"run: the local cluster needs Debian packages: {' '.join(packages)}. Install them? [y/N] "
-    )
+    sys.stderr.write(f"run: tests need Debian packages: {' '.join(packages)}. Install them? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower().startswith("y")
 

@@ -41,7 +41,7 @@ def _tier(tier: Tier, *, slow: bool, failed: bool) -> Result:
     """Runs one tier. What needs a cluster takes minutes: not after something failed already."""
     if tier.cluster and failed:
         return Result(tier.name, not_run=True)
-    if tier.cluster and (lack := machine.lack()):
+    if lack := (tier.cluster and machine.lack()) or (tier.server and machine.lack_server()):
         return Result(tier.name, lacking=lack)
     say(f"\n=== {tier.name} ===")
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,9 @@ class Tier:
     paths: tuple[str, ...]
     cluster: bool = False
     """Whether it needs root and what the local cluster needs."""
-    marks: str = "not e2e and not api"
+    server: bool = False
+    """Whether it needs PostgreSQL."""
+    marks: str = "not e2e and not api and not postgres"
     """Which of the tests below the paths belong to it."""
 
     def pytest(self, report: Path, *, slow: bool) -> tuple[str, ...]:
@@ -36,6 +38,7 @@ TIERS = (
     Tier("contract", ("tests/contract",)),
     Tier("trainer", ("tests/trainer",)),
     Tier("local", ("tests/local",)),
+    Tier("postgres", ("tests/unit/operator/ledger",), server=True, marks="postgres"),
     Tier("api", ("tests/api", "tests/golden/chart"), cluster=True, marks="api"),
     Tier("e2e", ("tests/local", "tests/e2e"), cluster=True, marks="e2e"),
 )

@@ -161,6 +161,10 @@ MISTAKES = {
     "image.digest=latest": "does not match pattern",
     "environments[0].name=A_B,environments[0].spec.image=x": "does not match pattern",
     "environments[0].name=a": "missing property 'spec'",
+    "ledger.type=sqlite": "maximum: got 2, want 1",
+    "ledger.type=sqlite,replicas=3": "maximum: got 3, want 1",
+    "ledger.type=postgresql": "minLength: got 0, want 1",
+    "ledger.type=mysql": "value must be one of 'none', 'sqlite', 'postgresql'",
 }
 
 
@@ -201,6 +205,17 @@ def test_names_agree_with_the_operator(render: Callable[..., list[dict[str, Any]
 def test_one_replica_needs_no_disruption_budget(render: Callable[..., list[dict[str, Any]]]) -> None:
     assert of_kind(render(), "PodDisruptionBudget")
     assert not of_kind(render("--set", "replicas=1"), "PodDisruptionBudget")
+
+
+def test_the_ledgers_volume_is_had_by_one_and_stays(render: Callable[..., list[dict[str, Any]]]) -> None:
+    documents = render("--set", "ledger.type=sqlite,replicas=1")
+    assert of_kind(documents, "Deployment")[0]["spec"]["strategy"] == {"type": "Recreate"}
+    claim = of_kind(documents, "PersistentVolumeClaim")[0]
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    own = render("--set", "ledger.type=sqlite,replicas=1,ledger.sqlite.existingClaim=mine")
+    assert not of_kind(own, "PersistentVolumeClaim")
+    volumes = of_kind(own, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "ledger", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
 
 
 def test_the_versions_agree() -> None:

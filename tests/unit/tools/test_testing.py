@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from tasks import checks, testing, verdict  # noqa: E402
+from tasks import checks, machine, testing, verdict  # noqa: E402
 from tasks.process import Ended, environment  # noqa: E402
 from tasks.tiers import TIERS, Counts, Tier, read_counts  # noqa: E402
 from tasks.verdict import Result, judge  # noqa: E402
@@ -96,9 +96,19 @@ def test_without_root_all_but_the_cluster_is_run(
     calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(machine, "lack_server", lambda: "")
     assert testing.run(only=(), slow=False) == verdict.INCOMPLETE
     assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped api, e2e (need root)"
     assert calls == [tier.paths[0] for tier in TIERS if not tier.cluster]
+
+
+def test_without_postgresql_its_tier_is_not_green(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "lack_server", lambda: "need PostgreSQL")
+    assert testing.run(only=("unit", "postgres"), slow=False) == verdict.INCOMPLETE
+    assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped postgres (need PostgreSQL)"
+    assert calls == ["tests/unit"]
 
 
 def test_nothing_long_is_run_after_a_failure(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

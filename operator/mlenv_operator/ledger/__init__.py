@@ -1,0 +1,1 @@
+"""Where money is kept: facts and charges in one database. What money is, `cost` says."""
