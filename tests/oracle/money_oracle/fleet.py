@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -59,20 +60,23 @@ class Machine:
     facts: list[Fact] = field(default_factory=list)
     busy_until: int = 0
     _pods: list[tuple[int, int, int]] = field(default_factory=list)
-    """(end, devices, thousandths of processors) of the pods on it."""
+    """(end, devices, thousandths of processors) of the pods on it, the first to end in front."""
+    _devices: int = 0
+    _cpu: int = 0
 
     def takes(self, at: int, work: Work, *, forced: bool) -> bool:
         """Whether there is room; takes it if so."""
         if at >= self.closes:
             return False
-        self._pods = [one for one in self._pods if one[0] > at]
-        devices = sum(one[1] for one in self._pods) + work.gpus
-        cpu = sum(one[2] for one in self._pods) + work.cpu_milli
+        while self._pods and self._pods[0][0] <= at:
+            _, devices, cpu = heapq.heappop(self._pods)
+            self._devices, self._cpu = self._devices - devices, self._cpu - cpu
+        devices, cpu = self._devices + work.gpus, self._cpu + work.cpu_milli
         if not forced and (devices > self.node.gpus or cpu > self.node.cpu_milli):
             return False
-        end = at + work.length + 300 * SECOND
-        self._pods.append((end, work.gpus, work.cpu_milli))
-        self.busy_until = max(self.busy_until, end)
+        end = at + work.length + 60 * SECOND
+        heapq.heappush(self._pods, (end, work.gpus, work.cpu_milli))
+        self._devices, self._cpu, self.busy_until = devices, cpu, max(self.busy_until, end)
         return True
 
 

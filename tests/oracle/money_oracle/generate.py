@@ -136,8 +136,9 @@ class _Fleet:
         yield from ()
 
     def _machine(self, at: int, work: Work) -> Machine:
-        """One with room, else a new one. Sometimes one without room: somebody forced it."""
-        for machine in self._open[work.pool.name]:
+        """One with room, of a few that are looked at, else a new one. Now and then a full one: somebody forced it."""
+        known = self._open[work.pool.name]
+        for machine in (*self._rng.choices(known, k=6), known[-1]) if known else ():
             if machine.takes(at, work, forced=self._rng.random() < 0.002):
                 return machine
         machine = self._new(at, work.pool)

@@ -124,11 +124,16 @@ class _Held:
     pod: Pod
     spans: list[Span]
     at: int = 0
+    last: Key | None = None
 
-    def now(self, time: int) -> Span:
+    def key(self, time: int, price_id: str) -> Key:
+        """The row that this moment belongs to."""
         while self.spans[self.at].t1 <= time:
-            self.at += 1
-        return self.spans[self.at]
+            self.at, self.last = self.at + 1, None
+        if self.last is None or self.last.price_id != price_id:
+            span = self.spans[self.at]
+            self.last = Key(self.pod.uid, "", span.attempt, span.category, span.owner, price_id)
+        return self.last
 
 
 class _Sweep:
@@ -180,14 +185,13 @@ class _Sweep:
         price_id = self._price.id if self._price else ""
         account.priced(self._price, t1 - t0)
         for one in self._held:
-            span = one.now(t0)
-            key = Key(one.pod.uid, "", span.attempt, span.category, span.owner, price_id)
+            key = one.key(t0, price_id)
             devices = one.pod.gpus if self._node.gpus else 0
-            account.add(key, self._price, self._shares[one.pod.uid], devices, t1 - t0)
+            account.add(key, self._shares[one.pod.uid], devices, t1 - t0)
         if self._unheld:
             use = self._use or ("idle" if self._unheld == 1 else "fragmented")
             devices = int(self._unheld * self._node.gpus)
-            account.add(Key("", use, 0, "", NOBODY, price_id), self._price, self._unheld, devices, t1 - t0)
+            account.add(Key("", use, 0, "", NOBODY, price_id), self._unheld, devices, t1 - t0)
 
 
 def _held(told: Told, pod: Pod, begin: int, end: int) -> _Held | None:
@@ -202,7 +206,8 @@ class _Account:
     """One node-hour being filled."""
 
     def __init__(self) -> None:
-        self._time: defaultdict[tuple[Key, Fraction], int] = defaultdict(int)
+        self._parts: dict[Key, dict[int, int]] = {}
+        """By row and denominator of its share: the sum of numerator times microseconds."""
         self._micros: defaultdict[Key, int] = defaultdict(int)
         self._device_micros: defaultdict[Key, int] = defaultdict(int)
         self._prices: dict[str, Price] = {}
@@ -213,11 +218,11 @@ class _Account:
             self._prices[price.id] = price
             self._at_price[price.id] += micros
 
-    def add(self, key: Key, price: Price | None, share: Fraction, devices: int, micros: int) -> None:
+    def add(self, key: Key, share: Fraction, devices: int, micros: int) -> None:
+        parts = self._parts.setdefault(key, {})
+        parts[share.denominator] = parts.get(share.denominator, 0) + share.numerator * micros
         self._micros[key] += micros
         self._device_micros[key] += devices * micros
-        if price is not None:
-            self._time[key, share] += micros
 
     def close(self, node_uid: str, hour: int) -> NodeHour:
         cost, costs = self._split({id_: price.effective_nanos for id_, price in self._prices.items()})
@@ -230,21 +235,22 @@ class _Account:
 
     def _split(self, per_hour: Mapping[str, int]) -> tuple[int, dict[Key, int]]:
         """Rule 5: the integral, rounded once, and its rows by largest remainder."""
-        exact: defaultdict[Key, Fraction] = defaultdict(Fraction)
-        for (key, share), micros in self._time.items():
-            exact[key] += share * (per_hour[key.price_id] * micros)
+        exact = {
+            key: sum(Fraction(micros * per_hour[key.price_id], whole * HOUR) for whole, micros in parts.items())
+            for key, parts in self._parts.items()
+            if key.price_id
+        }
         whole = sum(per_hour[id_] * micros for id_, micros in self._at_price.items())
-        assert sum(exact.values()) == whole, "shares add up to one"
         total = round(Fraction(whole, HOUR))
-        return total, largest_remainder({key: value / HOUR for key, value in exact.items()}, total)
+        return total, largest_remainder(exact, total)
 
 
-def largest_remainder(exact: Mapping[Key, Fraction], total: int) -> dict[Key, int]:
+def largest_remainder(exact: Mapping[Key, Fraction | int], total: int) -> dict[Key, int]:
     """Floors, and the units that are left to the largest remainders; ties to the smaller key."""
     floors = {key: value.numerator // value.denominator for key, value in exact.items()}
     left = total - sum(floors.values())
-    ranked = sorted(exact, key=lambda key: (floors[key] - exact[key], key))
-    assert 0 <= left <= len(ranked), "no row gets two units"
+    assert 0 <= left <= len(exact), "no row gets two units"
+    ranked = sorted(exact, key=lambda key: (floors[key] - exact[key], key)) if left else []
     for key in ranked[:left]:
         floors[key] += 1
     return floors

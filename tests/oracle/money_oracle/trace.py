@@ -35,7 +35,10 @@ class Owner:
 
     def sorted(self) -> Sorted:
         """(field, value) of every field, by the name of the field: as it stands in the key of a row."""
-        return tuple(sorted(asdict(self).items()))
+        return tuple((name, getattr(self, name)) for name in _OWNER_FIELDS)
+
+
+_OWNER_FIELDS = tuple(sorted(Owner.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
