@@ -24,6 +24,8 @@ class ConditionType(StrEnum):
     """kstatus: the operator works towards the current generation; gone once all pods are ready."""
     STALLED = "Stalled"
     """kstatus: needs a human (invalid, rejected or failed)."""
+    READY = "Ready"
+    """Of a PriceBook: its prices are in use as they are written."""
 
 
 class Reason(StrEnum):
@@ -87,6 +89,9 @@ class Reason(StrEnum):
     # checkpoints
     CHECKPOINTS_LOST = "CheckpointsLost"
     """Checkpoints of the job are gone, or could not be used: committed steps are made again."""
+    # price books
+    PRICES_ACCEPTED = "PricesAccepted"
+    """The prices of a PriceBook are in use."""
     # needs a human
     INVALID_SPEC = "InvalidSpec"
     """The spec contradicts itself, or the environment it names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from statistics import median_low
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ FAR: Final = 3
 SIBLINGS: Final = 2
 """So many others it takes to say what is usual."""
 _MATCH: Final = ("provider", "region", "zone", "instance_type", "capacity_type", "reservation")
+
+_NUMBERED: Final = re.compile(r"(.*[:\[])(\d+)\]?")
 
 Family = tuple[str, str, str, CapacityType]
 
@@ -204,6 +207,6 @@ def _warning(placed: Placed, rule: str, text: str) -> Finding:
 
 
 def _line(where: str) -> tuple[str, int]:
-    """Line 9 before line 10."""
-    name, _, line = where.rpartition(":")
-    return (name, int(line)) if line.isdigit() else (where, 0)
+    """Line 9 before line 10, and prices[9] before prices[10]."""
+    found = _NUMBERED.fullmatch(where)
+    return (found[1], int(found[2])) if found else (where, 0)
