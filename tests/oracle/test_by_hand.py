@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from money_oracle.book import all_hours
-from money_oracle.sweep import NodeHour, Row
 from money_oracle.trace import (
     HOUR,
     SECOND,
@@ -19,6 +19,9 @@ from money_oracle.trace import (
     Pod,
     Price,
 )
+
+if TYPE_CHECKING:
+    from money_oracle.sweep import NodeHour, Row
 
 MINUTE = 60 * SECOND
 T = 1000 * HOUR
@@ -48,12 +51,14 @@ def costs(hour: NodeHour) -> dict[str, int | None]:
 
 def told(hour: NodeHour) -> list[tuple[int, str, int]]:
     """(attempt, category, seconds) of a node-hour with one pod, in no particular order."""
-    return sorted((row.key.attempt, row.key.category, row.micros // SECOND) for row in hour.rows if row.key.pod_uid)
+    return sorted(
+        (row.key.attempt, row.key.category, row.micros // SECOND) for row in hour.rows if row.key.pod_uid
+    )
 
 
 def test_three_pods_with_a_third_each() -> None:
-    # 1 000 000 000 / 3 = 333 333 333 1/3 each; floors add up to 999 999 999; one unit is left; all remainders are
-    # 1/3; the smallest key is pod a's.
+    # 1 000 000 000 / 3 = 333 333 333 1/3 each; floors add up to 999 999 999; one unit is left; all remainders
+    # are 1/3; the smallest key is pod a's.
     [hour] = hours(PRICE, NODE, pod("c"), pod("a"), pod("b"))
     assert costs(hour) == {"a": 333_333_334, "b": 333_333_333, "c": 333_333_333}
     assert hour.cost == DOLLAR
@@ -76,7 +81,7 @@ def test_half_a_nanodollar_goes_to_the_even_side(nanos: int, cost: int) -> None:
 
 
 def test_a_price_that_changes_in_the_middle_of_an_hour_is_integrated_and_rounded_once() -> None:
-    # 20 minutes of 1 and 40 minutes of 2: 1/3 + 4/3 = 5/3, rounded once to 2. Each by itself would be 0 and 1.
+    # 20 minutes of 1 and 40 minutes of 2: 1/3 + 4/3 = 5/3, rounded once to 2. Each by itself: 0 and 1.
     # Rows: 1/3 and 4/3 have the floors 0 and 1; the unit goes to the remainder 1/3 of the smaller price id.
     cheap = replace(PRICE, id="a", effective_nanos=1, until=T + 20 * MINUTE)
     dear = replace(PRICE, id="b", effective_nanos=2, since=T + 20 * MINUTE)
@@ -245,7 +250,9 @@ def test_without_an_attribution_the_namespace_and_the_job_are_known() -> None:
 
 
 def test_the_key_of_a_row_is_what_the_rules_say() -> None:
-    [hour] = hours(PRICE, NODE, replace(LIFE, job_uid="j"), Attributed("j", T, Owner(team="t", labels=(("a", "b"),))))
+    [hour] = hours(
+        PRICE, NODE, replace(LIFE, job_uid="j"), Attributed("j", T, Owner(team="t", labels=(("a", "b"),)))
+    )
     row: Row = hour.rows[-1]
     assert row.key == (
         "a",
@@ -279,10 +286,14 @@ def test_the_narrowest_price_is_taken() -> None:
     ]
     for last in range(1, len(rows) + 1):
         [hour] = hours(*rows[:last], node)
-        assert hour.rows[0].key.price_id == ["everywhere", "region", "zone", "block", "block", "block"][last - 1]
+        assert (
+            hour.rows[0].key.price_id == ["everywhere", "region", "zone", "block", "block", "block"][last - 1]
+        )
 
 
 def test_what_was_seen_before_it_ended_adds_nothing() -> None:
     early = replace(LIFE, started=None, finished=None, released=None, telemetry=False)
     once = hours(PRICE, NODE, LIFE, *MARKS)
-    assert hours(MARKS[2], LIFE, NODE, early, *MARKS, replace(NODE, deleted=None), PRICE, early, PRICE) == once
+    assert (
+        hours(MARKS[2], LIFE, NODE, early, *MARKS, replace(NODE, deleted=None), PRICE, early, PRICE) == once
+    )

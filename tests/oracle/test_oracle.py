@@ -8,8 +8,8 @@ import random
 import sys
 from collections import Counter
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -32,6 +32,9 @@ from money_oracle.trace import (
     to_line,
 )
 
+if TYPE_CHECKING:
+    from fractions import Fraction
+
 PACKAGE = Path(__file__).parent / "money_oracle"
 SEEDS = range(6)
 
@@ -51,8 +54,12 @@ def test_it_imports_nothing_but_python_and_itself() -> None:
 def test_it_computes_without_floats() -> None:
     for name in ("sweep.py", "spans.py", "book.py", "trace.py"):
         nodes = list(ast.walk(ast.parse((PACKAGE / name).read_text())))
-        assert not [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, float)]
-        assert not [node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)] or (
+        assert not [
+            node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, float)
+        ]
+        assert not [
+            node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        ] or (
             name == "sweep.py"  # fractions only
         )
 
@@ -127,7 +134,8 @@ def test_renaming_a_team_afterwards_moves_nothing() -> None:
 def test_doubled_prices_double_the_cost_to_the_nanodollar_that_rounding_takes() -> None:
     facts, horizon = small(4)
     doubled = [
-        replace(fact, effective_nanos=2 * fact.effective_nanos) if isinstance(fact, Price) else fact for fact in facts
+        replace(fact, effective_nanos=2 * fact.effective_nanos) if isinstance(fact, Price) else fact
+        for fact in facts
     ]
     for one, two in zip(all_hours(facts, horizon), all_hours(doubled, horizon), strict=True):
         assert abs(two.cost - 2 * one.cost) <= 1
@@ -137,14 +145,19 @@ EXACT = st.lists(st.fractions(0, 1000, max_denominator=97), min_size=1, max_size
 
 
 @given(EXACT, st.randoms())
-def test_the_largest_remainder_is_within_one_and_favours_the_larger(parts: list[Fraction], rng: random.Random) -> None:
+def test_the_largest_remainder_is_within_one_and_favours_the_larger(
+    parts: list[Fraction], rng: random.Random
+) -> None:
     exact = {Key(f"pod-{n}", "", 0, "", (), "p"): part for n, part in enumerate(parts)}
     total = round(sum(parts))
     rows = largest_remainder(exact, total)
     assert sum(rows.values()) == total
     assert all(0 <= rows[key] - part // 1 <= 1 for key, part in exact.items())
     for one, other in itertools.permutations(exact, 2):
-        if (exact[one] % 1, *[-ord(c) for c in one.pod_uid]) > (exact[other] % 1, *[-ord(c) for c in other.pod_uid]):
+        if (exact[one] % 1, *[-ord(c) for c in one.pod_uid]) > (
+            exact[other] % 1,
+            *[-ord(c) for c in other.pod_uid],
+        ):
             assert rows[one] - exact[one] // 1 >= rows[other] - exact[other] // 1
     shuffled = list(exact.items())
     rng.shuffle(shuffled)
@@ -165,7 +178,9 @@ def test_traces_have_every_kind_of_trouble(troubled: list[Fact]) -> None:
     lengths = [one.released - one.scheduled for one in found if one.released is not None]
     marks = [fact for fact in troubled if isinstance(fact, Mark)]
     nodes = [fact for fact in troubled if isinstance(fact, Node)]
-    back = [b for a, b in itertools.pairwise(sorted(marks, key=_said)) if a.pod_uid == b.pod_uid and b.at < a.at]
+    back = [
+        b for a, b in itertools.pairwise(sorted(marks, key=_said)) if a.pod_uid == b.pod_uid and b.at < a.at
+    ]
     gangs = Counter((one.job_uid, one.name.split("-")[-1]) for one in found)
     trouble = {
         "zero length": 0 in lengths,
@@ -174,8 +189,12 @@ def test_traces_have_every_kind_of_trouble(troubled: list[Fact]) -> None:
         "never started": any(one.started is None for one in found),
         "nobody saw the end": any(one.finished is None and one.released is None for one in found),
         "nobody told when it was scheduled": any(one.scheduled == 0 for one in found),
-        "finished before started": any((one.finished or 0) < (one.started or 0) for one in found if one.finished),
-        "a stall of the image": any((one.started or 0) - one.scheduled > 600 * SECOND for one in found if one.scheduled),
+        "finished before started": any(
+            (one.finished or 0) < (one.started or 0) for one in found if one.finished
+        ),
+        "a stall of the image": any(
+            (one.started or 0) - one.scheduled > 600 * SECOND for one in found if one.scheduled
+        ),
         "pods of others": any(one.job_uid == "" for one in found),
         "riders": any(one.gpus == 0 for one in found),
         "a second attempt": any(mark.attempt > 1 for mark in marks),
@@ -209,7 +228,9 @@ def test_prices_change_within_hours_and_windows_end(troubled: list[Fact]) -> Non
     prices = [fact for fact in troubled if isinstance(fact, Price)]
     assert any(price.since % HOUR for price in prices)
     assert any(price.capacity_type == "capacity-block" and price.until for price in prices)
-    assert max(Counter(price.id for price in prices).values()) > 1, "a row that was split where its price stays"
+    assert max(Counter(price.id for price in prices).values()) > 1, (
+        "a row that was split where its price stays"
+    )
 
 
 def test_a_month_of_300_000_jobs_streams() -> None:

@@ -103,7 +103,9 @@ class Books:
                     self._queue.forget(name)
                 except (ApiError, Conflict, LeaseLost) as error:
                     again = self._queue.add_failed(name)
-                    log.info("the status of PriceBook %s is not written: %s; again in %.0f s", name, error, again)
+                    log.info(
+                        "the status of PriceBook %s is not written: %s; again in %.0f s", name, error, again
+                    )
                 finally:
                     self._queue.done(name)
 

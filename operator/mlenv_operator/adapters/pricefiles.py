@@ -66,9 +66,7 @@ class FileSource:
         return tuple(
             row
             for row in self._rows()
-            if row.provider == provider
-            and row.region in ("", region)
-            and row.instance_type in instance_types
+            if row.provider == provider and row.region in ("", region) and row.instance_type in instance_types
         )
 
     def _rows(self) -> tuple[PriceRow, ...]:

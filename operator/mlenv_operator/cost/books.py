@@ -64,7 +64,9 @@ def read_book(
     )
 
 
-def status_of(view: BookView, used: BookView | None, before: PriceBookStatus, now: datetime) -> PriceBookStatus:
+def status_of(
+    view: BookView, used: BookView | None, before: PriceBookStatus, now: datetime
+) -> PriceBookStatus:
     """What to write, when ``used`` is the version in use; the same as ``before`` when nothing is new."""
     refused = bool(view.errors)
     said = _refusal(view, used) if refused else _acceptance(view)

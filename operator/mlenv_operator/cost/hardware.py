@@ -1,4 +1,4 @@
-"""What machines are made of: devices, their memory and peak, network cards. Facts with a source, as text tables."""
+"""What machines are made of: devices, their memory and peak, network cards. Each fact has a source."""
 
 from __future__ import annotations
 

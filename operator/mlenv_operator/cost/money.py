@@ -45,7 +45,9 @@ def parse_time(text: str) -> Micros:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no date, as 2026-07-20, and no time, as 2026-07-20T13:44:30Z") from None
+        raise ValueError(
+            f"{text!r} is no date, as 2026-07-20, and no time, as 2026-07-20T13:44:30Z"
+        ) from None
     if moment.tzinfo is None:
         if "T" in text or " " in text:
             raise ValueError(f"{text!r} does not say its offset: write it in UTC, with a Z at the end")

@@ -1,4 +1,4 @@
-"""Traps of price lists: each was seen in a list that people trust. What is an error must not price anything."""
+"""Traps of price lists: each was seen in a list that people trust. What is an error must price nothing."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _spot(book: _Book, placed: Placed) -> Iterator[Finding]:
     if paid > listed:
         yield _error(placed, "spot-above", f"{said}: nobody pays more for spot; look at the source again")
     elif paid == listed:
-        text = f"{said}: equal means that this market has no history, or no list price; remove the row, or add it"
+        text = f"{said}: equal means no history of this market, or no list price; remove the row, or add it"
         yield _warning(placed, "spot-equal", text)
     elif paid * 10 == listed:
         yield _warning(

@@ -8,24 +8,25 @@ A node's price is the row in force with the narrowest match. Of several that mat
 4. the later date of the source, and then the greater content, so that the order of rows never matters.
 
 The `id` of a row is the hash of its terms: whom it matches and what it costs, without period and source. So a
-row that is split at a moment, or read again on a later day at the same price, keeps its id, and what was charged
-under it stays one row. `version` is the hash of all of it.
+row that is split at a moment, or read again later at the same price, keeps its id, and what was charged under
+it stays one row. `version` is the hash of all of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from mlenv_api.pricebook import CapacityType
-from mlenv_operator.cost.facts import Micros, Nanos, Node
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from mlenv_api.pricebook import CapacityType
+    from mlenv_operator.cost.facts import Micros, Nanos, Node
 
 SHIPPED_PRIORITY: Final = 0
 REFRESHED_PRIORITY: Final = 50
@@ -138,7 +139,7 @@ class PriceBook:
         rows = self._candidates(node)
         cuts = [t0, *sorted({cut for row in rows for cut in _cuts(row) if t0 < cut < t1}), t1]
         merged: list[Segment] = []
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in itertools.pairwise(cuts):
             price = _best(rows, start)
             if merged and _id(merged[-1].price) == _id(price):
                 merged[-1] = Segment(merged[-1].t0, end, merged[-1].price)
@@ -151,7 +152,7 @@ class PriceBook:
         return _best(self._candidates(node), at)
 
     def last_known(self, node: Node, at: Micros) -> PriceRow | None:
-        """The row in force, else the one that ended last: for estimates that say their date, never for charges."""
+        """The row in force, else the one that ended last: for estimates with a date, not for charges."""
         begun = [row for row in self._candidates(node) if row.since <= at]
         now = _best(begun, at)
         return now or max(begun, key=lambda row: (row.until or 0, row.rank), default=None)

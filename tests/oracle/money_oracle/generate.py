@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 NEW_YEAR_2028 = 1_830_297_600 * SECOND
 """2028-01-01T00:00:00Z: a year, a month and a day end here."""
 GANGS = ((0.6, (1,)), (0.2, (2, 3, 4)), (0.15, (8,)), (0.04, (16,)), (0.01, (32, 64)))
-LENGTHS = ((0.03, 0, 0), (0.07, 1, 900_000), (0.5, 20, 1800), (0.3, 1800, 6 * 3600), (0.1, 6 * 3600, 20 * 3600))
+LENGTHS = (
+    (0.03, 0, 0),
+    (0.07, 1, 900_000),
+    (0.5, 20, 1800),
+    (0.3, 1800, 6 * 3600),
+    (0.1, 6 * 3600, 20 * 3600),
+)
 """How likely, from, to: in seconds, but for the second, which is in microseconds."""
 
 
@@ -44,7 +50,7 @@ class Shape:
 def small(seed: int, jobs: int = 12) -> tuple[list[Fact], int]:
     """A trace for unit tests, in one heap and any order, and its horizon."""
     shape = Shape(jobs=jobs, seed=seed)
-    facts = [fact for fact in trace(shape) if not isinstance(fact, Settled)]
+    facts: list[Fact] = [fact for fact in trace(shape) if not isinstance(fact, Settled)]
     random.Random(seed).shuffle(facts)
     return facts, shape.horizon
 
@@ -99,7 +105,9 @@ class _Fleet:
         owner = owner_of(rng, number, uid)
         changes = [Attributed(uid, at, owner)]
         if rng.random() < 0.1:  # the team is renamed, or the job given away, while it runs
-            changes.append(Attributed(uid, at + rng.randrange(2 * HOUR), replace(owner, team=owner.team + "-new")))
+            changes.append(
+                Attributed(uid, at + rng.randrange(2 * HOUR), replace(owner, team=owner.team + "-new"))
+            )
         if rng.random() < 0.05:
             changes = []
         foreign = rng.random() < 0.08
@@ -120,7 +128,7 @@ class _Fleet:
         return rng.randint(low, high) * (1 if high == 900_000 else SECOND)
 
     def _place(self, at: int, work: Work) -> Iterator[Fact]:
-        """One attempt of a gang; the first machine that dies under it ends the pod there, and starts it again."""
+        """One attempt of a gang; when a machine dies under it, the pods of dead machines start again."""
         machines = [self._machine(at, work) for _ in range(work.pods)]
         for index, machine in enumerate(machines):
             self._count += 1
@@ -136,7 +144,7 @@ class _Fleet:
         yield from ()
 
     def _machine(self, at: int, work: Work) -> Machine:
-        """One with room, of a few that are looked at, else a new one. Now and then a full one: somebody forced it."""
+        """One with room, of a few that are looked at, else a new one. Now and then a full one is forced."""
         known = self._open[work.pool.name]
         for machine in (*self._rng.choices(known, k=6), known[-1]) if known else ():
             if machine.takes(at, work, forced=self._rng.random() < 0.002):
@@ -187,7 +195,7 @@ class _Fleet:
         if machine.dies is None and rng.random() < 0.3:
             use = rng.choice(["draining", "unhealthy", "reservation_unused", "unattributed"])
             machine.facts.append(NodeMark(node.uid, rng.randint(node.created, deleted), use))
-        told = machine.facts + [node if rng.random() < 0.02 else replace(node, deleted=deleted)]
+        told = [*machine.facts, node if rng.random() < 0.02 else replace(node, deleted=deleted)]
         told += _seen_before(rng, told)
         rng.shuffle(told)
         yield from told

@@ -74,9 +74,10 @@ def _pod(rng: random.Random, work: Work, place: Place) -> Pod:
     stall = 40 * MINUTE if rng.random() < 0.03 else 90 * SECOND  # an image that cannot be pulled
     startup = min(rng.randrange(stall), work.length // 3)
     started: int | None = place.scheduled + startup
-    finished: int | None = place.scheduled + work.length
-    released = finished + rng.choice([0, 0, rng.randrange(MINUTE)]) if work.length else finished
-    if dies is not None and released is not None and released > dies:
+    ends = place.scheduled + work.length
+    finished: int | None = ends
+    released = ends + rng.choice([0, 0, rng.randrange(MINUTE)]) if work.length else ends
+    if dies is not None and released > dies:
         started = started if started is not None and started < dies else None
         finished, released = None, max(dies, place.scheduled)
     node = place.machine.node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def spans(pod: Pod, marks: list[Mark], owners: Mapping[int, Owner], held: tuple[
     times, whose = owner_changes(pod, owners)
     cuts = sorted({t0, t1, *(at for at, _, _ in told), *(at for at in times if t0 < at < t1)})
     found, index = [], -1
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         while index + 1 < len(told) and told[index + 1][0] <= start:
             index += 1
         _, attempt, category = told[index]

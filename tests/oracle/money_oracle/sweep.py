@@ -236,7 +236,9 @@ class _Account:
     def _split(self, per_hour: Mapping[str, int]) -> tuple[int, dict[Key, int]]:
         """Rule 5: the integral, rounded once, and its rows by largest remainder."""
         exact = {
-            key: sum(Fraction(micros * per_hour[key.price_id], whole * HOUR) for whole, micros in parts.items())
+            key: sum(
+                Fraction(micros * per_hour[key.price_id], whole * HOUR) for whole, micros in parts.items()
+            )
             for key, parts in self._parts.items()
             if key.price_id
         }

@@ -1,6 +1,6 @@
 """A trace: what happened, one fact a line of JSON. Facts may come in any order and more than once.
 
-Lines are ``{"fact": <kind>, ...fields}`` with the kinds price, node, node_mark, pod, mark, attributed and settled.
+Lines are ``{"fact": <kind>, ...fields}`` with the kinds of KINDS, below.
 ``settled`` names a node about which everything has been said: a long trace is read without keeping it. The
 attributions of its pods must have come before, also when they came for another node.
 """

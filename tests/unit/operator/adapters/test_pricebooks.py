@@ -86,7 +86,10 @@ async def test_a_book_prices_over_what_ships_and_its_end_brings_that_back(shell:
     shell.apply("41.28")
     assert shell.paid() == 41_280_000_000
     told = await until(shell, 1)
-    assert [(one["type"], one["status"]) for one in told["conditions"]] == [("Ready", "True"), ("Stalled", "False")]
+    assert [(one["type"], one["status"]) for one in told["conditions"]] == [
+        ("Ready", "True"),
+        ("Stalled", "False"),
+    ]
     shell.delete()
     assert shell.paid() == LIST
 
@@ -115,7 +118,9 @@ async def test_nothing_is_written_that_is_written_already(shell: Shell) -> None:
     writes = len(shell.api.writes)
     stored = shell.api.objects["pricebooks", "", "contract"]
     for _ in range(3):
-        shell.books.changed(Change(ChangeType.MODIFIED, ObjectKey("", "contract"), None, project_book(stored)))
+        shell.books.changed(
+            Change(ChangeType.MODIFIED, ObjectKey("", "contract"), None, project_book(stored))
+        )
         for _ in range(50):
             await asyncio.sleep(0)
     assert len(shell.api.writes) == writes == 1

@@ -46,7 +46,11 @@ def test_a_price_becomes_a_row() -> None:
     )
     assert (row.effective_nanos_per_hour, row.list_nanos_per_hour) == (41_280_000_000, 55_040_000_000)
     assert (row.since, row.until) == (parse_time("2026-11-01"), parse_time("2026-11-30T23:00:00Z"))
-    assert (row.priority, row.as_of, row.source) == (7, parse_time("2026-11-01"), "PriceBook contract: our contract")
+    assert (row.priority, row.as_of, row.source) == (
+        7,
+        parse_time("2026-11-01"),
+        "PriceBook contract: our contract",
+    )
 
 
 def test_without_a_list_price_the_paid_one_stands_for_it() -> None:
@@ -105,8 +109,8 @@ def test_the_status_of_a_refused_book_says_what_stands_and_what_to_do() -> None:
     assert (made.observed_generation, made.accepted_generation, made.accepted_prices) == (2, 1, 1)
     assert conditions(made) == {"Ready": ("False", "InvalidSpec"), "Stalled": ("True", "InvalidSpec")}
     assert made.conditions[1].message == (
-        "the 1 prices of generation 1 stay in use, because spec.prices[0]: the price is 0, which no machine costs:"
-        " remove the row, or give its price [zero]. Correct the spec"
+        "the 1 prices of generation 1 stay in use, because spec.prices[0]: the price is 0, which no machine"
+        " costs: remove the row, or give its price [zero]. Correct the spec"
     )
     assert "none of its prices is in use" in status(bad, None).conditions[0].message
 

@@ -27,7 +27,24 @@ def test_a_decimal_number_is_read_exactly(text: str, nanos: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "nan", "NaN", "inf", "-1", "+1", "1e3", ".5", "5.", "1,5", "1_0", "$5", "٣", "0.0000000001", "1 "],
+    [
+        "",
+        " ",
+        "nan",
+        "NaN",
+        "inf",
+        "-1",
+        "+1",
+        "1e3",
+        ".5",
+        "5.",
+        "1,5",
+        "1_0",
+        "$5",
+        "٣",
+        "0.0000000001",
+        "1 ",
+    ],
 )
 def test_what_is_no_such_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="decimal"):
@@ -56,5 +73,5 @@ def test_a_date_is_its_midnight_in_utc() -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-02-30", "2026-07-20T13:44:30", "2026-07-20 13:44"])
 def test_a_time_that_could_be_two_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no date|does not say"):
+    with pytest.raises(ValueError, match=r"is no date|does not say"):
         parse_time(text)

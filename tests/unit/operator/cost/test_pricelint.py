@@ -113,8 +113,8 @@ def test_a_trap_is_found(which: int, changes: Cells, rule: str, severity: Severi
 def test_what_was_found_says_row_reason_and_remedy() -> None:
     [finding] = mutated(3, effective_usd_per_hour="")
     assert str(finding) == (
-        "list.csv:5: error: aws us-east-1 p5.48xlarge on-demand: the price is blank: remove the row, or give its"
-        " price [blank]"
+        "list.csv:5: error: aws us-east-1 p5.48xlarge on-demand: the price is blank: remove the row, or give"
+        " its price [blank]"
     )
 
 
@@ -125,7 +125,9 @@ def test_prices_of_hosts_without_their_devices_are_found_as_a_whole_list() -> No
     assert [one.rule for one in found(*rows)] == ["host-only", "host-only"]
 
 
-@pytest.mark.parametrize(("paid", "expected"), [("3.2", ["jump"]), ("3.018", []), ("0.33", ["host-only", "jump"])])
+@pytest.mark.parametrize(
+    ("paid", "expected"), [("3.2", ["jump"]), ("3.018", []), ("0.33", ["host-only", "jump"])]
+)
 def test_a_change_of_more_than_three_times_is_found(paid: str, expected: list[str]) -> None:
     before = parse_sheet(text((cells("g5.xlarge", "1.006"),)), "old.csv").rows
     now = parse_sheet(text((cells("g5.xlarge", paid, source_date="2026-08-20"),)), "new.csv")
@@ -205,7 +207,9 @@ def test_peaks_are_of_the_whole_machine_or_not_known() -> None:
 
 def test_hardware_without_a_source_is_refused() -> None:
     head = "gpu_model,peak_bf16_tflops,source,source_date\n"
-    instances = "provider,instance_type,gpus,gpu_model,gpu_memory_mib,vcpus,memory_mib,network_mbps,network_cards"
+    instances = (
+        "provider,instance_type,gpus,gpu_model,gpu_memory_mib,vcpus,memory_mib,network_mbps,network_cards"
+    )
     with pytest.raises(ValueError, match="no source"):
         parse_hardware(instances + ",source,source_date\n", head + "X,1,,\n")
     with pytest.raises(ValueError, match="columns"):
@@ -233,7 +237,10 @@ def test_the_command_ends_with_1_on_errors(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_command_runs_as_a_module() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mlenv_operator.lint_prices", "--help"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mlenv_operator.lint_prices", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0
     assert "price lists" in done.stdout

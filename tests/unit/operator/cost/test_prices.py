@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from mlenv_api.pricebook import CapacityType
 from mlenv_operator.cost.facts import DOLLAR, HOUR, Node
 from mlenv_operator.cost.prices import Missing, PriceBook, PriceRow
+
+if TYPE_CHECKING:
+    import random
 
 NODE = Node(
     uid="n1",
@@ -181,5 +184,7 @@ def test_a_row_split_where_its_price_stays_changes_nothing(rows: list[PriceRow],
     halves = [replace(split, until=at), replace(split, since=at)]
     others = [one for one in rows if one is not split]
     rivals = {one.rank[:2] for one in others if one.since > split.since}
-    if split.rank[:2] not in rivals:  # a later row of the same rank has the last word only over what began before
+    if (
+        split.rank[:2] not in rivals
+    ):  # a later row of the same rank has the last word only over what began before
         assert told([*others, *halves]) == told(rows)

@@ -39,7 +39,9 @@ def test_book_and_oracle_find_the_same_prices(seed: int) -> None:
     book, rng = PriceBook(map(row_of, prices)), random.Random(seed)
     begin = NEW_YEAR_2028 - 20 * HOUR
     moments = [rng.randrange(begin, horizon) for _ in range(50)]
-    moments += [cut + step for price in prices for cut in (price.since, price.until) if cut for step in (-1, 0)]
+    moments += [
+        cut + step for price in prices for cut in (price.since, price.until) if cut for step in (-1, 0)
+    ]
     for node in {fact.uid: fact for fact in facts if isinstance(fact, trace.Node)}.values():
         mine = Node(**asdict(node))
         segments = book.segments(mine, begin, horizon)
