@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import secrets
+import subprocess
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ from mlenv_operator.runtime.reflector import Reflector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from .conftest import Kubectl
 
@@ -149,3 +153,33 @@ async def test_a_book_from_birth_to_death(kubectl: Kubectl, books: Books, name: 
     assert line[:3] == [name, "False", "1"]
     await run("delete", "pricebook", name)
     await until(lambda: paid() == 55_040_000_000)
+
+
+@pytest.fixture
+def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[Path]:
+    """The whole operator, as a process; its log."""
+    home, log = f"op-{secrets.token_hex(4)}", tmp_path / "operator.log"
+    kubectl.ok("create", "namespace", home)
+    mine = {"POD_NAMESPACE": home, "POD_NAME": "o", "KUBECONFIG": str(kubectl.kubeconfig)}
+    environment = (
+        os.environ | mine | {"MLENV_OPERATOR_HTTP_PORT": "0", "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1"}
+    )
+    command = [sys.executable, "-m", "mlenv_operator", "run"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    yield log
+    process.terminate()
+    process.wait(DEADLINE_S)
+    kubectl.run("delete", "namespace", home, "--wait=false")
+
+
+def test_the_operator_answers_for_every_book_that_is_there_when_it_starts(
+    kubectl: Kubectl, name: str, operator: Path
+) -> None:
+    other = f"{name}-refused"
+    kubectl.ok("create", "-f", "-", stdin=book(price(), name=name))
+    kubectl.ok("create", "-f", "-", stdin=book(price("700"), name=other))
+    for one, condition in ((name, "Ready"), (other, "Stalled")):
+        done = kubectl.run("wait", f"pricebook/{one}", f"--for=condition={condition}", "--timeout=50s")
+        assert done.returncode == 0, done.stderr + operator.read_text()
+    kubectl.ok("delete", "pricebook", other)

@@ -15,8 +15,10 @@ it stays one row. `version` is the hash of all of it.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import json
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -130,32 +132,32 @@ class PriceBook:
     def __init__(self, rows: Iterable[PriceRow] = ()) -> None:
         unique = {row.version: row for row in rows}
         self.rows = tuple(unique[version] for version in sorted(unique))
+        self._timelines: dict[tuple[str, ...], _Timeline] = {}
         self._index: defaultdict[tuple[str, str, str], list[PriceRow]] = defaultdict(list)
         for row in self.rows:
             self._index[row.provider, row.instance_type, row.capacity_type].append(row)
 
     def segments(self, node: Node, t0: Micros, t1: Micros) -> tuple[Segment, ...]:
         """Covers [t0, t1) without gaps, in order; neighbours differ in the id of their price."""
-        rows = self._candidates(node)
-        cuts = [t0, *sorted({cut for row in rows for cut in _cuts(row) if t0 < cut < t1}), t1]
-        merged: list[Segment] = []
-        for start, end in itertools.pairwise(cuts):
-            price = _best(rows, start)
-            if merged and _id(merged[-1].price) == _id(price):
-                merged[-1] = Segment(merged[-1].t0, end, merged[-1].price)
-            elif start < end:
-                merged.append(Segment(start, end, price))
-        return tuple(merged)
+        if t0 >= t1:
+            return ()
+        line = self._timeline(node)
+        first, last = bisect_right(line.starts, t0), bisect_left(line.starts, t1)
+        cuts = [t0, *line.starts[first:last], t1]
+        prices = [line.at(t0), *line.prices[first:last]]
+        return tuple(
+            Segment(start, end, price)
+            for (start, end), price in zip(itertools.pairwise(cuts), prices, strict=True)
+        )
 
     def price(self, node: Node, at: Micros) -> PriceRow | None:
         """The row that the node has at a moment."""
-        return _best(self._candidates(node), at)
+        return self._timeline(node).at(at)
 
     def last_known(self, node: Node, at: Micros) -> PriceRow | None:
         """The row in force, else the one that ended last: for estimates with a date, not for charges."""
         begun = [row for row in self._candidates(node) if row.since <= at]
-        now = _best(begun, at)
-        return now or max(begun, key=lambda row: (row.until or 0, row.rank), default=None)
+        return self.price(node, at) or max(begun, key=lambda row: (row.until or 0, row.rank), default=None)
 
     def missing(self, nodes: Iterable[Node], at: Micros) -> tuple[Missing, ...]:
         """What nodes have no price at a moment, each kind once: for the alert."""
@@ -167,6 +169,14 @@ class PriceBook:
         newest = max((row.as_of for row in self.rows), default=None)
         return None if newest is None else max(0, now - newest)
 
+    def _timeline(self, node: Node) -> _Timeline:
+        """Worked out once for all nodes of the same place, type and reservation."""
+        place = (node.region, node.zone, node.reservation)
+        key = (node.provider, node.instance_type, node.capacity_type, *place)
+        if (known := self._timelines.get(key)) is None:
+            known = self._timelines[key] = _timeline(self._candidates(node))
+        return known
+
     def _candidates(self, node: Node) -> list[PriceRow]:
         rows = self._index.get((node.provider, node.instance_type, node.capacity_type), ())
         return [row for row in rows if row.matches(node)]
@@ -177,8 +187,35 @@ def missing_of(node: Node) -> Missing:
     return Missing(node.provider, node.region, node.instance_type, node.capacity_type)
 
 
-def _best(rows: list[PriceRow], at: Micros) -> PriceRow | None:
-    return max((row for row in rows if row.in_force(at)), key=lambda row: row.rank, default=None)
+@dataclass(frozen=True, slots=True)
+class _Timeline:
+    """The price from each start on, until the next one; none before the first."""
+
+    starts: tuple[Micros, ...]
+    prices: tuple[PriceRow | None, ...]
+
+    def at(self, moment: Micros) -> PriceRow | None:
+        index = bisect_right(self.starts, moment)
+        return self.prices[index - 1] if index else None
+
+
+def _timeline(rows: list[PriceRow]) -> _Timeline:
+    """The best row at every moment at which one begins or ends; neighbours of one id are one."""
+    ranked = sorted(rows, key=lambda row: row.rank, reverse=True)
+    waiting = sorted(range(len(ranked)), key=lambda one: ranked[one].since, reverse=True)
+    begun: list[int] = []  # a heap: the best in front; what has ended is taken out once it is there
+    starts: list[Micros] = []
+    prices: list[PriceRow | None] = []
+    for cut in sorted({cut for row in rows for cut in _cuts(row)}):
+        while waiting and ranked[waiting[-1]].since <= cut:
+            heapq.heappush(begun, waiting.pop())
+        while begun and not ranked[begun[0]].in_force(cut):
+            heapq.heappop(begun)
+        price = ranked[begun[0]] if begun else None
+        if _id(price) != _id(prices[-1] if prices else None):
+            starts.append(cut)
+            prices.append(price)
+    return _Timeline(tuple(starts), tuple(prices))
 
 
 def _cuts(row: PriceRow) -> Iterator[Micros]:
