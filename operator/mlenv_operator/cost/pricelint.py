@@ -64,6 +64,7 @@ class _Book:
         self._matches = _by_match(sheet.rows)
         self._on_demand: defaultdict[tuple[str, str, str], list[PriceRow]] = defaultdict(list)
         self._per_gpu: defaultdict[Family, list[tuple[PriceRow, Nanos]]] = defaultdict(list)
+        self._usual: dict[tuple[Family, str], Nanos | None] = {}
         self._anywhere: defaultdict[tuple[str, CapacityType], list[Nanos]] = defaultdict(list)
         for row in sheet.rows:
             if row.capacity_type is CapacityType.ON_DEMAND:
@@ -94,10 +95,17 @@ class _Book:
         begun = [one for one in rows if row.until is None or one.since < row.until]
         return max(begun or rows, key=lambda one: one.since, default=None)
 
-    def siblings(self, row: PriceRow) -> list[Nanos]:
-        """What the same device costs in other machines of the same provider, region and capacity type."""
+    def siblings(self, row: PriceRow) -> Nanos | None:
+        """What the same device costs in other machines of the same provider, region and capacity type.
+
+        The lower median; None when there are too few to say what is usual.
+        """
         family = (row.provider, row.region, self.model(row), row.capacity_type)
-        return [price for one, price in self._per_gpu[family] if one.instance_type != row.instance_type]
+        if (family, row.instance_type) not in self._usual:
+            others = [price for one, price in self._per_gpu[family] if one.instance_type != row.instance_type]
+            usual = median_low(others) if len(others) >= SIBLINGS else None
+            self._usual[family, row.instance_type] = usual
+        return self._usual[family, row.instance_type]
 
     def elsewhere(self, row: PriceRow) -> list[Nanos]:
         """What the same device costs in the lists that are trusted."""
@@ -143,8 +151,8 @@ def _devices(book: _Book, placed: Placed) -> Iterator[Finding]:
         usual = format_dollars(median_low(elsewhere))
         text = f"{said}, where {usual} is usual: the devices' price is missing; add it, or remove the row"
         yield _error(placed, "host-only", text)
-    elif len(siblings) >= SIBLINGS and _far(price, median_low(siblings)):
-        usual = format_dollars(median_low(siblings))
+    elif siblings is not None and _far(price, siblings):
+        usual = format_dollars(siblings)
         text = f"{said}, and {usual} in its siblings: is it the price of one device, or of all?"
         yield _warning(placed, "per-gpu", text)
 

@@ -182,6 +182,12 @@ class PriceBook:
         return [row for row in rows if row.matches(node)]
 
 
+def provider_of(provider_id: str) -> str:
+    """The provider of a node, as prices name it, from its spec.providerID (``aws:///us-east-1a/i-0``)."""
+    scheme, found, _ = provider_id.partition("://")
+    return {"gce": "gcp"}.get(scheme.lower(), scheme.lower()) if found else "on-prem"
+
+
 def missing_of(node: Node) -> Missing:
     """How an alert names a node without a price."""
     return Missing(node.provider, node.region, node.instance_type, node.capacity_type)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlenv_api.pricebook import CapacityType
 from mlenv_operator.cost.facts import DOLLAR, HOUR, Node
-from mlenv_operator.cost.prices import Missing, PriceBook, PriceRow
+from mlenv_operator.cost.prices import Missing, PriceBook, PriceRow, provider_of
 
 if TYPE_CHECKING:
     import random
@@ -143,6 +143,20 @@ def test_an_estimate_may_use_a_price_that_has_ended_and_a_charge_may_not() -> No
     assert known.effective_nanos_per_hour == 2 * DOLLAR
     assert book.price(NODE, 50) is None
     assert book.last_known(replace(NODE, provider="gcp"), 50) is None
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "provider"),
+    [
+        ("aws:///us-east-1a/i-0abc", "aws"),
+        ("gce://project/us-central1-a/name", "gcp"),
+        ("azure:///subscriptions/x", "azure"),
+        ("", "on-prem"),
+        ("rack-7", "on-prem"),
+    ],
+)
+def test_a_provider_is_named_as_prices_name_it(provider_id: str, provider: str) -> None:
+    assert provider_of(provider_id) == provider
 
 
 ROWS = st.builds(
