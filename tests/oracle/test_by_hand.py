@@ -297,3 +297,33 @@ def test_what_was_seen_before_it_ended_adds_nothing() -> None:
     assert (
         hours(MARKS[2], LIFE, NODE, early, *MARKS, replace(NODE, deleted=None), PRICE, early, PRICE) == once
     )
+
+
+def test_of_two_times_told_of_one_event_the_earlier_stands() -> None:
+    later = {
+        "started": T + 20 * MINUTE,
+        "finished": T + 55 * MINUTE,
+        "released": T + 3 * HOUR,
+        "scheduled": T + 1,
+    }
+    other = replace(LIFE, **later)  # type: ignore[arg-type]
+    once = hours(PRICE, NODE, LIFE)
+    assert hours(PRICE, NODE, LIFE, other) == once
+    assert hours(PRICE, NODE, other, LIFE) == once
+    assert hours(PRICE, NODE, replace(NODE, deleted=T + 9 * HOUR)) == hours(PRICE, NODE)
+
+
+def test_of_two_marks_with_one_key_the_smaller_stands() -> None:
+    at = T + 20 * MINUTE
+    one, other = Mark("a", at, 1, 1, "hang"), Mark("a", at, 1, 2, "eval")
+    assert (
+        hours(PRICE, NODE, LIFE, one, other)
+        == hours(PRICE, NODE, LIFE, other, one)
+        == hours(PRICE, NODE, LIFE, one)
+    )
+    assert hours(PRICE, NODE, NodeMark("n", T, "idle"), NodeMark("n", T, None)) == hours(PRICE, NODE)
+
+
+def test_telemetry_once_told_stays_told() -> None:
+    silent = replace(LIFE, telemetry=False)
+    assert hours(PRICE, NODE, silent, LIFE) == hours(PRICE, NODE, LIFE, silent) == hours(PRICE, NODE, LIFE)
