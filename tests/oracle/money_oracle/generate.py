@@ -195,7 +195,7 @@ class _Fleet:
         if machine.dies is None and rng.random() < 0.3:
             use = rng.choice(["draining", "unhealthy", "reservation_unused", "unattributed"])
             machine.facts.append(NodeMark(node.uid, rng.randint(node.created, deleted), use))
-        told = [*machine.facts, node if rng.random() < 0.02 else replace(node, deleted=deleted)]
+        told = [*machine.facts, node if rng.random() < 0.01 else replace(node, deleted=deleted)]
         told += _seen_before(rng, told)
         rng.shuffle(told)
         yield from told

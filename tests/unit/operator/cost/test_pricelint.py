@@ -110,6 +110,15 @@ def test_a_trap_is_found(which: int, changes: Cells, rule: str, severity: Severi
     assert all(len(one.message.split(": ")) >= 2 for one in hits), "says which row, why, and what to do"
 
 
+@pytest.mark.parametrize(
+    ("which", "paid"),
+    [(4, "55.039999999"), (4, "5.503999999"), (4, "5.504000001"), (3, "699.999999999"), (2, "24.144")],
+)
+def test_what_is_next_to_a_trap_is_not_in_it(which: int, paid: str) -> None:
+    rules = {one.rule for one in mutated(which, effective_usd_per_hour=paid)}
+    assert rules <= ({"spot-above"} if which == 3 else set())
+
+
 def test_what_was_found_says_row_reason_and_remedy() -> None:
     [finding] = mutated(3, effective_usd_per_hour="")
     assert str(finding) == (

@@ -76,6 +76,8 @@ def test_of_equally_narrow_ones_the_priority_decides_then_the_later_beginning_th
     assert paid(PriceBook([row(1, priority=1), row(2, since=5)]), at=9) == 1
     assert paid(PriceBook([row(1, since=4), row(2, since=5)]), at=9) == 2
     assert paid(PriceBook([row(1, as_of=4), row(2, as_of=5)]), at=9) == 2
+    assert paid(PriceBook([row(1, since=4, as_of=9), row(2, since=5, as_of=5)]), at=9) == 2
+    assert paid(PriceBook([row(1, since=5, priority=1), row(2, since=4, priority=2)]), at=9) == 2
 
 
 def test_a_later_row_replaces_an_older_one_without_an_end() -> None:
