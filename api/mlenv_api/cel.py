@@ -166,6 +166,39 @@ CHECKPOINT: Final = rules(
     ),
 )
 
+PRICE_MATCH: Final = rules(
+    Rule(
+        rule="!has(self.zone) || size(self.zone) == 0 || (has(self.region) && size(self.region) > 0)",
+        message="a zone needs its region: set region",
+        path=".region",
+        reason=REQUIRED,
+    ),
+    Rule(
+        rule=(
+            "!has(self.capacityType) || self.capacityType != 'capacity-block'"
+            " || (has(self.reservation) && size(self.reservation) > 0)"
+        ),
+        message="the price of a capacity block was fixed when it was bought: name the block in reservation",
+        path=".reservation",
+        reason=REQUIRED,
+    ),
+)
+PRICE: Final = rules(
+    *(
+        Rule(
+            rule=f"!has(self.{field}) || self.{field}.matches('[1-9]')",
+            message="a price is more than 0: remove the row of a machine whose price is not known",
+            path=f".{field}",
+        )
+        for field in ("perHour", "listPerHour")
+    ),
+    Rule(
+        rule="!has(self.to) || self.to > self.from",
+        message="a price ends after it begins",
+        path=".to",
+    ),
+)
+
 TRAINING_JOB_SPEC: Final = rules(
     frozen_unless_suspended("environmentRef", optional=True),
     frozen_unless_suspended("launcher", optional=False),

@@ -24,6 +24,8 @@ class ConditionType(StrEnum):
     """kstatus: the operator works towards the current generation; gone once all pods are ready."""
     STALLED = "Stalled"
     """kstatus: needs a human (invalid, rejected or failed)."""
+    READY = "Ready"
+    """Of a PriceBook: its prices are in use as they are written."""
 
 
 class Reason(StrEnum):
@@ -91,6 +93,9 @@ class Reason(StrEnum):
     """A checkpoint that was ordered by annotation is sealed."""
     INVALID_REQUEST = "InvalidRequest"
     """A checkpoint was ordered that cannot be: the annotation makes no sense, or nobody could take it."""
+    # price books
+    PRICES_ACCEPTED = "PricesAccepted"
+    """The prices of a PriceBook are in use."""
     # needs a human
     INVALID_SPEC = "InvalidSpec"
     """The spec contradicts itself, or the environment it names."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_api import cel, names
 from mlenv_api.podtemplate import EnvironmentSpec
+from mlenv_api.pricebook import PriceBookSpec, PriceBookStatus
 from mlenv_api.schema import structural
 from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
 from mlenv_api.yamltext import dump
@@ -103,6 +104,22 @@ KINDS: Final = (
         doc="What jobs of any namespace run in: image, variables, volumes and defaults.",
         spec=EnvironmentSpec,
         columns=_ENVIRONMENT_COLUMNS,
+    ),
+    Kind(
+        names.PRICE_BOOK,
+        names.PRICE_BOOKS,
+        "pbook",
+        namespaced=False,
+        doc="What machines cost: prices with dates, over those that the operator ships.",
+        spec=PriceBookSpec,
+        status=PriceBookStatus,
+        columns=(
+            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("Prices", ".status.acceptedPrices", "integer"),
+            Column("As of", ".spec.asOf", "date"),
+            Column("Source", ".spec.source", wide=True),
+            AGE,
+        ),
     ),
 )
 

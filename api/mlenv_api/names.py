@@ -13,6 +13,8 @@ ENVIRONMENT: Final = "TrainingEnvironment"
 ENVIRONMENTS: Final = "trainingenvironments"
 CLUSTER_ENVIRONMENT: Final = "ClusterTrainingEnvironment"
 CLUSTER_ENVIRONMENTS: Final = "clustertrainingenvironments"
+PRICE_BOOK: Final = "PriceBook"
+PRICE_BOOKS: Final = "pricebooks"
 MANAGED_BY: Final = "mlenv.io/operator"
 """Value of spec.managedBy that this operator obeys."""
 

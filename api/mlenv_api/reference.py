@@ -44,9 +44,9 @@ def render() -> str:
 def _kind(kind: Kind) -> str:
     scope = "namespaced" if kind.namespaced else "cluster-wide"
     lines = [f"## {kind.kind}", "", f"{kind.doc} Short name `{kind.short}`; {scope}."]
-    if kind.status is not None:
+    if kind.kind == names.TRAINING_JOB:
         lines += [_MUTABLE.rstrip()]
-    if kind.namespaced:  # the cluster-wide environment has the same spec
+    if kind.kind != names.CLUSTER_ENVIRONMENT:
         lines += ["", *_tables(kind)]
     else:
         lines += ["", f"Its fields are those of {names.ENVIRONMENT}.", ""]

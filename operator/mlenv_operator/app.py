@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from mlenv_api import __version__
+from mlenv_api import __version__, names
 from mlenv_api.names import ANNOTATION_ADDRESS
 from mlenv_operator.adapters.beats import Launchers
 from mlenv_operator.adapters.beatstore import BeatStore
@@ -33,6 +33,7 @@ from mlenv_operator.adapters.nudges import Nudges
 from mlenv_operator.adapters.observe import Observer
 from mlenv_operator.adapters.overlay import Overlay
 from mlenv_operator.adapters.pace import Pace
+from mlenv_operator.adapters.pricebooks import Books
 from mlenv_operator.adapters.reconciler import Reconciler
 from mlenv_operator.adapters.recorder import Recorder
 from mlenv_operator.adapters.rejections import Rejections
@@ -43,7 +44,7 @@ from mlenv_operator.core.world import CoreSettings, JobKey, NodeView, PodView
 from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
 from mlenv_operator.kube.leases import KubeLeaseStore
-from mlenv_operator.kube.resources import TRAINING_JOBS
+from mlenv_operator.kube.resources import PRICE_BOOKS, TRAINING_JOBS
 from mlenv_operator.kube.tokens import review_token
 from mlenv_operator.kube.transport import Transport, connect
 from mlenv_operator.ledger.errors import LedgerError
@@ -91,6 +92,7 @@ class Parts:
     sweep: Sweep
     accountant: Accountant | None
     """None: nothing is accounted."""
+    books: Books
     stop: asyncio.Event
 
 
@@ -131,6 +133,7 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
         reconciler=Reconciler(client, queue, state, observer, recorder, nudges=Nudges(state, metrics)),
         sweep=Sweep(client, queue, state, interval_s=settings.sweep_interval_s),
         accountant=build_accountant(settings, clock),
+        books=Books(client, clock, rng, metrics),
         stop=asyncio.Event(),
     )
 
@@ -186,6 +189,7 @@ def connect_parts(parts: Parts) -> None:
     parts.state.caches.services.on_change(lambda change: parts.queue.add(JobKey(*change.key)))
     parts.state.caches.environments.on_change(environment_changed)
     parts.state.caches.cluster_environments.on_change(environment_changed)
+    parts.state.caches.price_books.on_change(parts.books.changed)
 
 
 async def run(settings: Settings, metrics: Metrics | None = None) -> None:
@@ -282,6 +286,7 @@ async def _work_as_leader(parts: Parts) -> None:
         if parts.accountant is not None:
             writer = Writer(parts.lease.transitions, parts.lease.identity)
             group.create_task(parts.accountant.run(writer), name="ledger")
+        group.create_task(parts.books.run())
         for _ in range(parts.settings.workers):
             group.create_task(_work(parts))
 
@@ -377,15 +382,16 @@ def _count_jobs(metrics: Metrics, jobs: JobCache) -> None:
 
 
 async def _check_crds(client: Client) -> None:
-    """Kopf is told not to look for kinds: without the CRD it would wait in silence."""
-    try:
-        async for _ in client.list_pages(TRAINING_JOBS, limit=1):
-            return
-    except NotFound as error:
-        raise StartError(
-            "the cluster knows no TrainingJob: install the CRDs (kubectl apply -f crds/, or the chart with"
-            " crds.install=true) and start the operator again"
-        ) from error
+    """Kopf is told not to look for kinds: without a CRD it, or an informer, would wait in silence."""
+    for resource, kind in ((TRAINING_JOBS, names.TRAINING_JOB), (PRICE_BOOKS, names.PRICE_BOOK)):
+        try:
+            async for _ in client.list_pages(resource, limit=1):
+                break
+        except NotFound as error:
+            raise StartError(
+                f"the cluster knows no {kind}: install the CRDs (kubectl apply -f crds/, or the chart with"
+                " crds.install=true) and start the operator again"
+            ) from error
 
 
 __all__ = ["LeadershipLostError", "StartError", "run"]

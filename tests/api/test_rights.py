@@ -28,6 +28,8 @@ ALLOWED = {
         "tokenreviews.authentication.k8s.io": "create",
         "events.events.k8s.io": "create patch",
         "clustertrainingenvironments.mlenv.io": "get list watch",
+        "pricebooks.mlenv.io": "get list watch",
+        "pricebooks.mlenv.io/status": "update",
         "trainingenvironments.mlenv.io": "get list watch",
         "trainingjobs.mlenv.io": "delete get list watch",
         "trainingjobs.mlenv.io/finalizers": "update",

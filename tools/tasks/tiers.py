@@ -31,7 +31,7 @@ class Tier:
 
 
 TIERS = (
-    Tier("unit", ("tests/unit",)),
+    Tier("unit", ("tests/unit", "tests/oracle")),
     Tier("quality", ("tests/quality",)),
     Tier("transitions", ("tests/transitions",)),
     Tier("golden", ("tests/golden",)),

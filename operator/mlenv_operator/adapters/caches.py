@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlenv_api import names
 from mlenv_operator.adapters.metrics import Metrics, WatchReport
+from mlenv_operator.adapters.pricebooks import project_book
 from mlenv_operator.core.project import (
     parse_environment,
     parse_revision,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from mlenv_api.podtemplate import EnvironmentSpec
+    from mlenv_operator.cost.books import BookView
     from mlenv_operator.kube.resources import Resource
     from mlenv_operator.runtime.clock import Clock
 
@@ -61,6 +63,7 @@ class Caches:
     environments: Informer[EnvironmentView]
     cluster_environments: Informer[EnvironmentView]
     nodes: Informer[NodeView]
+    price_books: Informer[BookView]
 
     def all(self) -> tuple[Informer[Any], ...]:
         """Every informer."""
@@ -71,6 +74,7 @@ class Caches:
             self.environments,
             self.cluster_environments,
             self.nodes,
+            self.price_books,
         )
 
 
@@ -104,6 +108,7 @@ def build_caches(client: Client, clock: Clock, rng: random.Random, metrics: Metr
             resources.CLUSTER_ENVIRONMENTS, _environment(names.CLUSTER_ENVIRONMENT)
         ),
         nodes=informer(resources.NODES, project_node),
+        price_books=informer(resources.PRICE_BOOKS, project_book),
     )
 
 

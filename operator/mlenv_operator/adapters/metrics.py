@@ -60,6 +60,12 @@ class Metrics:
         self.jobs = gauge("jobs", "TrainingJobs, by phase.", "phase")
         self.beats = counter("beats_total", "Heartbeats of launchers, by how they were answered.", "result")
         self.nudges = counter("nudges_total", "Datagrams to launchers of jobs that moved.", "result")
+        self.price_book_age = gauge(
+            "price_book_age_seconds", "Since when prices are true, by their source's word.", "book"
+        )
+        self.price_book_refused = gauge(
+            "price_book_refused", "1 while the newest version of a PriceBook is refused.", "book"
+        )
         self.token_reviews = counter("token_reviews_total", "TokenReviews, by result.", "result")
         self._refreshers: list[Callable[[], None]] = []
 

@@ -44,3 +44,4 @@ ENVIRONMENTS: Final = Resource(names.GROUP, names.VERSION, names.ENVIRONMENTS)
 CLUSTER_ENVIRONMENTS: Final = Resource(
     names.GROUP, names.VERSION, names.CLUSTER_ENVIRONMENTS, namespaced=False
 )
+PRICE_BOOKS: Final = Resource(names.GROUP, names.VERSION, names.PRICE_BOOKS, namespaced=False)

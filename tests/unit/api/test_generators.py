@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -74,7 +75,10 @@ def test_columns_and_selectors_name_scalar_fields() -> None:
         root = crd.definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         for path in [column.path for column in kind.columns] + list(kind.selectable):
             node = root
-            for step in path.strip(".").split("."):
+            for step in re.sub(r"\[\?\([^)]*\)\]", ".items", path).strip(".").split("."):
+                if step == "items":
+                    node = node["items"]
+                    continue
                 if node.get("properties", {}).keys() == {"name"}:
                     break  # metadata, whose fields are the API server's
                 node = node["properties"][step]

@@ -52,7 +52,7 @@ class MemoryApi:
     async def update_status(self, resource: Resource, body: Raw) -> Raw:
         metadata = body["metadata"]
         self._write("status", resource, metadata["name"])
-        stored = await self.get(resource, metadata["namespace"], metadata["name"])
+        stored = await self.get(resource, metadata.get("namespace", ""), metadata["name"])
         if stored["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
             raise errors.Conflict("the object has been modified", code=409)
         return self.add(resource, stored | {"status": body["status"]})

@@ -1,0 +1,146 @@
+"""The prices in use: what ships, what is refreshed, and the PriceBooks of the cluster; and their statuses."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from mlenv_api.pricebook import PriceBookStatus
+from mlenv_operator.adapters.pricefiles import PriceSourceError, shipped_hardware, shipped_rows
+from mlenv_operator.cost.books import BookView, read_book, status_of
+from mlenv_operator.cost.money import micros_of
+from mlenv_operator.cost.prices import PriceBook
+from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
+from mlenv_operator.kube.resources import PRICE_BOOKS
+from mlenv_operator.runtime.workqueue import QueueShutDown, WorkQueue
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Collection
+
+    from mlenv_operator.adapters.metrics import Metrics
+    from mlenv_operator.adapters.pricefiles import PriceSource
+    from mlenv_operator.cost.prices import PriceRow
+    from mlenv_operator.kube.client import Client
+    from mlenv_operator.runtime.clock import Clock
+    from mlenv_operator.runtime.reflector import Change
+
+log = logging.getLogger(__name__)
+SHIPPED_BOOK: Final = "shipped"
+"""How metrics name the prices in the wheel; a PriceBook of that name hides them there."""
+
+
+def project_book(raw: dict[str, Any]) -> BookView:
+    """The view of a PriceBook, measured by what is shipped."""
+    return read_book(raw, shipped_hardware(), shipped_rows())
+
+
+class Books:
+    """Keeps the last good version of every PriceBook, and one PriceBook made of all of them."""
+
+    def __init__(self, client: Client, clock: Clock, rng: random.Random, metrics: Metrics) -> None:
+        self._client = client
+        self._clock = clock
+        self._metrics = metrics
+        self._queue: WorkQueue[str] = WorkQueue(clock, rng)
+        self._seen: dict[str, BookView] = {}
+        self._used: dict[str, BookView] = {}
+        self._refreshed: dict[tuple[str, str], tuple[PriceRow, ...]] = {}
+        self._book: PriceBook | None = None
+        metrics.before_scrape(self._report)
+
+    @property
+    def prices(self) -> PriceBook:
+        """Every price in use now."""
+        if self._book is None:
+            books = (row for view in self._used.values() for row in view.rows)
+            refreshed = (row for rows in self._refreshed.values() for row in rows)
+            self._book = PriceBook([*shipped_rows(), *refreshed, *books])
+        return self._book
+
+    def changed(self, change: Change[BookView]) -> None:
+        """A PriceBook came, changed or went. One that is refused leaves the version before in use."""
+        name, view = change.key.name, change.new
+        if view is None:
+            self._seen.pop(name, None)
+            self._used.pop(name, None)
+        else:
+            self._take(view)
+        self._book = None
+        self._queue.add(name)
+
+    def _take(self, view: BookView) -> None:
+        self._seen[view.name] = view
+        if not view.errors:
+            self._used[view.name] = view
+            return
+        used = self._used.get(view.name)
+        if used is not None and used.uid != view.uid:
+            del self._used[view.name]
+        log.warning("PriceBook %s, generation %d, is refused: %s", view.name, view.generation, view.errors[0])
+
+    def refresh(self, source: PriceSource, provider: str, region: str, types: Collection[str]) -> bool:
+        """Ask a source for the prices of these machines; what cannot be had leaves the ones before in use."""
+        try:
+            rows = tuple(source.fetch(provider, region, types))
+        except PriceSourceError as error:
+            log.warning("prices of %s %s are not refreshed: %s", provider, region, error)
+            return False
+        self._refreshed[provider, region] = rows
+        self._book = None
+        return True
+
+    async def run(self) -> None:
+        """Write the statuses, until cancelled: the leader's work."""
+        with suppress(QueueShutDown):
+            while True:
+                name = await self._queue.get()
+                try:
+                    await self._write(name)
+                    self._queue.forget(name)
+                except (ApiError, Conflict, LeaseLost) as error:
+                    again = self._queue.add_failed(name)
+                    log.info(
+                        "the status of PriceBook %s is not written: %s; again in %.0f s", name, error, again
+                    )
+                finally:
+                    self._queue.done(name)
+
+    async def _write(self, name: str) -> None:
+        """One status, if it says something new about the version that was looked at."""
+        view = self._seen.get(name)
+        if view is None:
+            return
+        try:
+            raw = await self._client.get(PRICE_BOOKS, "", name)
+        except NotFound:
+            return
+        if (raw["metadata"]["uid"], raw["metadata"].get("generation", 0)) != (view.uid, view.generation):
+            return  # the watch will tell
+        before = _stored(raw)
+        status = status_of(view, self._used.get(name), before, self._clock.now())
+        if status != before:
+            await self._client.update_status(PRICE_BOOKS, {**raw, "status": status.wire()})
+
+    def _report(self) -> None:
+        """How old the prices are, by the word of their sources."""
+        now = micros_of(self._clock.now())
+        ages = {SHIPPED_BOOK: PriceBook(shipped_rows()).age(now) or 0}
+        ages |= {name: max(0, now - view.as_of) for name, view in self._used.items()}
+        self._metrics.price_book_age.clear()
+        for name, micros in ages.items():
+            self._metrics.price_book_age.labels(name).set(micros / 1e6)
+        self._metrics.price_book_refused.clear()
+        for name, view in self._seen.items():
+            self._metrics.price_book_refused.labels(name).set(1 if view.errors else 0)
+
+
+def _stored(raw: dict[str, Any]) -> PriceBookStatus:
+    """What stands there; what cannot be read is written anew."""
+    try:
+        return PriceBookStatus.model_validate(raw.get("status") or {})
+    except ValidationError:
+        return PriceBookStatus()
