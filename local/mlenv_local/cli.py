@@ -21,6 +21,7 @@ from mlenv_local.existing import install_existing
 from mlenv_local.external import ExternalCluster
 from mlenv_local.layout import STATE
 from mlenv_local.progress import Reporter
+from mlenv_local.wandb_server.cli import app as wandb_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+app.add_typer(wandb_server)
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
