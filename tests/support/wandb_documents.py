@@ -1,4 +1,4 @@
-"""Every GraphQL document of the installed wandb package: generated, written by hand, and inside wandb-core."""
+"""Every GraphQL document of the installed wandb package: generated, written by hand, in wandb-core."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import wandb
+from go_types import Field, TypeSection
 from graphql import FragmentDefinitionNode, OperationDefinitionNode, parse, print_ast
 from wandb._pydantic import GQLInput
-
-from go_types import Field, TypeSection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +27,20 @@ _STARTS = re.compile(r"^\s*(?:query|mutation|subscription)\b[^{}]*\{", re.MULTIL
 _IN_CORE = re.compile(rb"\b(query|mutation|subscription|fragment)\s+\w+\s*(?:\(|\{|on )")
 _HOLE = "\0"
 
-# What the client puts into the holes of the documents that it puts together at run time. "@NAME" is a constant of
-# the module. A document with holes that is not listed here is an error, not something to skip.
+# What the client puts into the holes of the documents that it puts together at run time; "@NAME" is a constant
+# of the module. A document with holes that is not listed here is an error, not something to skip.
 _RUNS = "apis/public/runs.py"
 _LAUNCH = "sdk/launch/api.py"
 FILLINGS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
     ("apis/public/files.py", "RunFiles"): (("@FILE_FRAGMENT",),),
-    (_RUNS, "Runs"): (("RunFragment", "@RUN_FRAGMENT"), ("LightweightRunFragment", "@LIGHTWEIGHT_RUN_FRAGMENT")),
-    (_RUNS, "Run"): (("RunFragment", "@RUN_FRAGMENT"), ("LightweightRunFragment", "@LIGHTWEIGHT_RUN_FRAGMENT")),
+    (_RUNS, "Runs"): (
+        ("RunFragment", "@RUN_FRAGMENT"),
+        ("LightweightRunFragment", "@LIGHTWEIGHT_RUN_FRAGMENT"),
+    ),
+    (_RUNS, "Run"): (
+        ("RunFragment", "@RUN_FRAGMENT"),
+        ("LightweightRunFragment", "@LIGHTWEIGHT_RUN_FRAGMENT"),
+    ),
     (_RUNS, "UpsertBucket"): (("@RUN_FRAGMENT",),),
     (_RUNS, "DeleteRun"): (("", ""), ("$deleteArtifacts: Boolean", "deleteArtifacts: $deleteArtifacts")),
     (_RUNS, "RunFullHistory"): (("history",), ("events",)),
@@ -45,18 +50,29 @@ FILLINGS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
             "entityName: $entityName, projectName: $projectName, runName: $runName, artifactID: $artifactID",
         ),
         (
-            "$entityName: String!, $projectName: String!, $runName: String!, $artifactID: ID!,"
-            "$usedAs: String, $artifactEntityName: String, $artifactProjectName: String",
-            "entityName: $entityName, projectName: $projectName, runName: $runName, artifactID: $artifactID,"
-            "usedAs: $usedAs, artifactEntityName: $artifactEntityName, artifactProjectName: $artifactProjectName",
+            (
+                "$entityName: String!, $projectName: String!, $runName: String!, $artifactID: ID!,"
+                "$usedAs: String, $artifactEntityName: String, $artifactProjectName: String"
+            ),
+            (
+                "entityName: $entityName, projectName: $projectName, runName: $runName,"
+                "artifactID: $artifactID,"
+                "usedAs: $usedAs, artifactEntityName: $artifactEntityName,"
+                "artifactProjectName: $artifactProjectName"
+            ),
         ),
     ),
     (_LAUNCH, "pushToRunQueueByName"): (
         (
-            "$entityName: String!, $projectName: String!, $queueName: String!, $runSpec: JSONString!,"
-            "$priority: Int, $templateVariableValues: JSONString",
-            "entityName: $entityName, projectName: $projectName, queueName: $queueName, runSpec: $runSpec,"
-            "priority: $priority, templateVariableValues: $templateVariableValues",
+            (
+                "$entityName: String!, $projectName: String!, $queueName: String!, $runSpec: JSONString!,"
+                "$priority: Int, $templateVariableValues: JSONString"
+            ),
+            (
+                "entityName: $entityName, projectName: $projectName, queueName: $queueName,"
+                "runSpec: $runSpec,"
+                "priority: $priority, templateVariableValues: $templateVariableValues"
+            ),
         ),
     ),
     (_LAUNCH, "pushToRunQueue"): (
@@ -67,10 +83,14 @@ FILLINGS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
     ),
     (_LAUNCH, "createLaunchAgent"): (
         (
-            "$entity: String!, $project: String!, $queues: [ID!]!, $hostname: String!,"
-            "$agentConfig: JSONString, $version: String",
-            "entityName: $entity, projectName: $project, runQueues: $queues, hostname: $hostname,"
-            "agentConfig: $agentConfig, version: $version",
+            (
+                "$entity: String!, $project: String!, $queues: [ID!]!, $hostname: String!,"
+                "$agentConfig: JSONString, $version: String"
+            ),
+            (
+                "entityName: $entity, projectName: $project, runQueues: $queues, hostname: $hostname,"
+                "agentConfig: $agentConfig, version: $version"
+            ),
         ),
     ),
 }
@@ -162,7 +182,7 @@ def _filled(template: str, filling: tuple[str, ...], path: str) -> str:
 
 
 def of_core() -> Iterator[Operation]:
-    """wandb-core's. genqlient keeps each document as one string constant: an operation, then its fragments."""
+    """wandb-core's. genqlient keeps each document as one constant: an operation, then its fragments."""
     data = CORE.read_bytes()
     starts = [match.start() for match in _IN_CORE.finditer(data)]
     definitions = [definition for start in starts for definition in parse(_balanced(data, start)).definitions]
@@ -186,7 +206,9 @@ def _balanced(data: bytes, start: int) -> str:
 
 
 def _operations_in(document: DocumentNode, source: str) -> Iterator[Operation]:
-    fragments = {one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)}
+    fragments = {
+        one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
+    }
     for one in document.definitions:
         if isinstance(one, OperationDefinitionNode):
             yield _operation(one, fragments, source)
@@ -229,7 +251,7 @@ def input_fields() -> Iterator[InputField]:
 
 
 def core_inputs() -> dict[str, tuple[Field, ...]]:
-    """wandb-core's input types; those whose name begins with __ hold a document's variables, and are left out."""
+    """wandb-core's input types, without those that hold a document's variables (their names begin with __)."""
     structs = TypeSection(CORE).structs("gql")
     return {name: of for name, of in structs.items() if name.endswith("Input") and not name.startswith("__")}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING
 
-from mlenv_local.wandb_server import accounts
+from mlenv_local.wandb_server import accounts, projects
 from mlenv_local.wandb_server.artifacts import naming
 from mlenv_local.wandb_server.clock import now_ms
-from mlenv_local.wandb_server.errors import Conflict, Forbidden, NotFound, Refused
+from mlenv_local.wandb_server.errors import Conflict, NotFound, Refused
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
 
     from mlenv_local.wandb_server.accounts import User
@@ -27,25 +27,17 @@ _COLLECTION = (
 
 
 def project(db: sqlite3.Connection, user: User, entity: str | None, name: str) -> sqlite3.Row:
-    """A project to write to, made if it is not there: logging an artifact makes one, as a run does."""
+    """A project to write to, made if it is not there; a registry, the core ones apart, must be there."""
     owner = accounts.entity_to_write(db, user, entity)
-    row: sqlite3.Row | None = _project(db, owner["id"], name)
-    if row is not None:
-        return row
     if owner["kind"] == "organization" and name not in CORE_REGISTRIES:
+        return _registry(db, user, owner, name)
+    return projects.ensure(db, user, name, owner["name"])[0]
+
+
+def _registry(db: sqlite3.Connection, user: User, owner: sqlite3.Row, name: str) -> sqlite3.Row:
+    row = projects.find(db, user, name, owner["name"])
+    if row is None:
         raise NotFound(f"There is no registry {name!r}: make it with api.create_registry().")
-    db.execute(
-        "INSERT INTO projects (entity_id, name, user_id, created_ms) VALUES (?, ?, ?, ?)",
-        (owner["id"], naming.collection_name(name), user.id, now_ms()),
-    )
-    made = _project(db, owner["id"], name)
-    assert made is not None
-    return made
-
-
-def _project(db: sqlite3.Connection, entity: int, name: str) -> sqlite3.Row | None:
-    found = db.execute("SELECT * FROM projects WHERE entity_id = ? AND name = ?", (entity, name))
-    row: sqlite3.Row | None = found.fetchone()
     return row
 
 
@@ -65,7 +57,9 @@ def by_id(db: sqlite3.Connection, user: User, collection: int, kind: str = "") -
     """A collection by its row, if the user may see it."""
     row: sqlite3.Row | None = db.execute(f"{_COLLECTION} WHERE c.id = ?", (collection,)).fetchone()
     if row is None or (kind and row["kind"] != kind) or not accounts.may_use(db, user, row["entity_id"]):
-        raise NotFound(f"There is no artifact {(kind or 'collection').lower()} with that id, or it is not yours.")
+        raise NotFound(
+            f"There is no artifact {(kind or 'collection').lower()} with that id, or it is not yours."
+        )
     return row
 
 
@@ -78,19 +72,22 @@ def find(db: sqlite3.Connection, project_id: int, name: str) -> sqlite3.Row | No
 
 def named(db: sqlite3.Connection, user: User, entity: str, project_name: str, name: str) -> sqlite3.Row:
     """A collection by its path; NotFound says which."""
-    owner = accounts.entity_to_write(db, user, entity)
-    holder = _project(db, owner["id"], project_name)
+    holder = projects.find(db, user, project_name, entity)
     row = find(db, holder["id"], name) if holder else None
     if row is None:
         raise NotFound(f"There is no artifact collection {entity}/{project_name}/{name}.")
     return row
 
 
-def listed(db: sqlite3.Connection, project_ids: Iterable[int], kinds: Iterable[str] = ()) -> list[sqlite3.Row]:
+def listed(
+    db: sqlite3.Connection, project_ids: Iterable[int], kinds: Iterable[str] = ()
+) -> list[sqlite3.Row]:
     """All collections of some projects that are not deleted."""
     wanted, only = list(project_ids), set(kinds)
     marks = ", ".join("?" * len(wanted))
-    rows = db.execute(f"{_COLLECTION} WHERE c.state = 'READY' AND c.project_id IN ({marks})", wanted).fetchall()
+    rows = db.execute(
+        f"{_COLLECTION} WHERE c.state = 'READY' AND c.project_id IN ({marks})", wanted
+    ).fetchall()
     return [row for row in rows if not only or row["kind"] in only]
 
 
@@ -98,12 +95,11 @@ def ensure(db: sqlite3.Connection, project_id: int, kind: str, type_name: str, n
     """The collection of that name, made if it is not there; Conflict if it is one of another type or kind."""
     found = find(db, project_id, name)
     if found is None:
-        made = _insert(db, project_id, kind, type_id(db, project_id, type_name), name)
-        return made
+        return _insert(db, project_id, kind, type_id(db, project_id, type_name), name)
     if found["type"] != type_name:
         raise Conflict(
-            f"The artifact {name!r} has the type {found['type']!r}, and cannot take a version of type {type_name!r}:"
-            " log it under another name, or with its type."
+            f"The artifact {name!r} has the type {found['type']!r}, and cannot take a version of type"
+            f" {type_name!r}: log it under another name, or with its type."
         )
     if found["kind"] != kind:
         what = "links to versions of others" if found["kind"] == PORTFOLIO else "has versions of its own"
@@ -142,10 +138,13 @@ def move(db: sqlite3.Connection, row: sqlite3.Row, type_name: str) -> None:
         " WHERE a.sequence_id = ?1 AND m.collection_id != ?1"
     )
     if db.execute(linked, (row["id"],)).fetchone():
-        raise Refused(f"{row['name']!r} is linked to other collections, which have its type: unlink it first.")
+        raise Refused(
+            f"{row['name']!r} is linked to other collections, which have its type: unlink it first."
+        )
     kind = type_id(db, row["project_id"], type_name)
     db.execute(
-        "UPDATE artifact_collections SET type_id = ?, updated_ms = ? WHERE id = ?", (kind, now_ms(), row["id"])
+        "UPDATE artifact_collections SET type_id = ?, updated_ms = ? WHERE id = ?",
+        (kind, now_ms(), row["id"]),
     )
 
 
@@ -153,14 +152,18 @@ def add_tags(db: sqlite3.Connection, row: sqlite3.Row, tags: Iterable[str]) -> l
     """Add tags; returns them."""
     names = naming.tag_names(tags)
     for name in names:
-        db.execute("INSERT INTO artifact_collection_tags VALUES (?, ?) ON CONFLICT DO NOTHING", (row["id"], name))
+        db.execute(
+            "INSERT INTO artifact_collection_tags VALUES (?, ?) ON CONFLICT DO NOTHING", (row["id"], name)
+        )
     return names
 
 
 def delete_tags(db: sqlite3.Connection, row: sqlite3.Row, tags: Iterable[str]) -> None:
     """Take tags away; those that are not there stay away."""
     for name in tags:
-        db.execute("DELETE FROM artifact_collection_tags WHERE collection_id = ? AND tag = ?", (row["id"], name))
+        db.execute(
+            "DELETE FROM artifact_collection_tags WHERE collection_id = ? AND tag = ?", (row["id"], name)
+        )
 
 
 def tags(db: sqlite3.Connection, collection: int) -> list[str]:
@@ -169,8 +172,7 @@ def tags(db: sqlite3.Connection, collection: int) -> list[str]:
     return [row["tag"] for row in db.execute(query, (collection,))]
 
 
-def may_read(db: sqlite3.Connection, user: User, project_id: int) -> None:
-    """Forbidden unless the project's owner is the user's, or a team's of the user."""
+def may_read(db: sqlite3.Connection, user: User, project_id: int) -> bool:
+    """Whether the project's owner is the user, a team of the user, or the user's organisation."""
     row = db.execute("SELECT entity_id FROM projects WHERE id = ?", (project_id,)).fetchone()
-    if row is None or not accounts.may_use(db, user, row["entity_id"]):
-        raise Forbidden(f"User {user.username!r} may not see that project.")
+    return row is not None and accounts.may_use(db, user, row["entity_id"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import TYPE_CHECKING
 
 from mlenv_local.wandb_server.artifacts import links, manifest, naming, uploads, versions
@@ -11,6 +10,8 @@ from mlenv_local.wandb_server.clock import now_ms
 from mlenv_local.wandb_server.errors import Refused
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from mlenv_local.wandb_server.artifacts.manifest import Entry, Manifest
     from mlenv_local.wandb_server.blobs import Blobs
 
@@ -31,7 +32,9 @@ def commit(db: sqlite3.Connection, blobs: Blobs, row: sqlite3.Row) -> None:
 
 def _manifest(db: sqlite3.Connection, blobs: Blobs, row: sqlite3.Row) -> tuple[Manifest, str]:
     """The manifest of the whole version, which becomes its current one, and the version's digest."""
-    parts = db.execute("SELECT * FROM artifact_manifests WHERE artifact_id = ? ORDER BY id", (row["id"],)).fetchall()
+    parts = db.execute(
+        "SELECT * FROM artifact_manifests WHERE artifact_id = ? ORDER BY id", (row["id"],)
+    ).fetchall()
     if not parts:
         raise Refused("The artifact has no manifest: it cannot be committed.")
     kinds = {part["type"] for part in parts}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING
 
 from mlenv_local.wandb_server.artifacts import naming
@@ -10,6 +9,7 @@ from mlenv_local.wandb_server.clock import now_ms
 from mlenv_local.wandb_server.errors import NotFound
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
 
 
@@ -53,12 +53,11 @@ def resolve(db: sqlite3.Connection, collection: int, alias: str) -> sqlite3.Row 
         query = "SELECT * FROM artifact_memberships WHERE collection_id = ? AND version_index = ?"
         row: sqlite3.Row | None = db.execute(query, (collection, number)).fetchone()
         return row
-    row = db.execute(
+    return db.execute(
         "SELECT m.* FROM artifact_aliases a JOIN artifact_memberships m ON m.id = a.membership_id"
         " WHERE a.collection_id = ? AND a.alias = ?",
         (collection, alias),
     ).fetchone()
-    return row
 
 
 def set_aliases(db: sqlite3.Connection, member: sqlite3.Row, names: Iterable[str]) -> None:

@@ -39,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The contents by path, each as raw as it came, so that what this server does not know survives a merge."""
+    """The contents by path, each as it came, so that what this server does not know survives a merge."""
 
     contents: Mapping[str, Mapping[str, Any]]
 

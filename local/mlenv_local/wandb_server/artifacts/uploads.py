@@ -1,20 +1,20 @@
-"""From a pending version to its contents: manifests announced, files asked for, what is here already, pages of files.
+"""The contents of versions: manifests announced, files asked for, what is here already, pages of files.
 
-The slots of a pending version are `artifact/ID/MD5`; a committed version refers to contents through its entries.
+The slots of a pending version are `artifact/ID/MD5`; a committed one refers to contents through its entries.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlenv_local.wandb_server import ids
-from mlenv_local.wandb_server.artifacts import manifest, paging
+from mlenv_local.wandb_server.artifacts import manifest
 from mlenv_local.wandb_server.clock import now_ms
 from mlenv_local.wandb_server.errors import NotFound, Refused
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Sequence
 
     from mlenv_local.wandb_server.artifacts.manifest import Entry
@@ -51,7 +51,8 @@ def announce_manifest(
 def renew_manifest(db: sqlite3.Connection, row: int, digest: str | None, base: int | None) -> None:
     """Change what was announced."""
     db.execute(
-        "UPDATE artifact_manifests SET digest = coalesce(?, digest), base_id = coalesce(?, base_id) WHERE id = ?",
+        "UPDATE artifact_manifests SET digest = coalesce(?, digest), base_id = coalesce(?, base_id)"
+        " WHERE id = ?",
         (digest, base, row),
     )
 
@@ -65,12 +66,12 @@ def manifest_row(db: sqlite3.Connection, row: int) -> sqlite3.Row:
 
 
 def manifest_key(row: sqlite3.Row) -> str:
-    """The slot of a manifest: one per digest, so that two clients with one version do not overwrite each other."""
+    """The slot of a manifest: one per digest, so that two clients of one version do not get mixed up."""
     return f"artifact-manifest/{row['artifact_id']}/{row['id']}/{manifest.hex_of(row['digest'])}"
 
 
 def merged_key(artifact: int) -> str:
-    """The slot of a manifest that the server puts together; it holds the content until the transaction ends."""
+    """The slot of a manifest that the server puts together; it holds it until the transaction ends."""
     return f"artifact-manifest/{artifact}/merged"
 
 
@@ -78,15 +79,17 @@ def manifest_slot(db: sqlite3.Connection, blobs: Blobs, row: sqlite3.Row) -> Con
     """The manifest that was uploaded last."""
     found = blobs.slots(db, f"artifact-manifest/{row['artifact_id']}/{row['id']}/")
     if not found:
-        raise Refused(f"The manifest {row['name']} was announced and never uploaded: the artifact cannot be committed.")
+        raise Refused(
+            f"The manifest {row['name']} was announced and never uploaded: the artifact cannot be committed."
+        )
     return max(found, key=lambda slot: slot.updated_ms)
 
 
 def want(db: sqlite3.Connection, blobs: Blobs, row: sqlite3.Row, name: str, md5: str) -> Wanted:
     """Whether a file of a version must be uploaded.
 
-    Not if it was (an upload that was cut short goes on where it stopped), and not if a version of the project has it:
-    then this one holds it from now on, whatever becomes of the other.
+    Not if it was (an upload that was cut short goes on where it stopped), and not if a version of the
+    project has it: then this one holds it from now on, whatever becomes of the other.
     """
     key = f"artifact/{row['id']}/{manifest.hex_of(md5)}"
     if row["state"] == "COMMITTED" or blobs.slot(db, key) is not None:
@@ -110,7 +113,7 @@ def _known(db: sqlite3.Connection, project: int, md5: str) -> sqlite3.Row | None
 
 
 def contents(db: sqlite3.Connection, row: sqlite3.Row, files: Sequence[Entry]) -> dict[str, str]:
-    """The stored content of each file, by path; Refused names the first that is not here, or has another size."""
+    """The stored content of each file, by path; Refused names one that is not here, or has another size."""
     slots = _own_slots(db, row["id"])
     found: dict[str, str] = {}
     for entry in files:
@@ -153,21 +156,27 @@ def birth(text: str, artifact: int) -> int:
         return artifact
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a version's files."""
+
+    rows: list[sqlite3.Row]
+    total: int
+    more: bool
+
+
 def files(
-    db: sqlite3.Connection, artifact: int, *, names: Sequence[str] | None, after: str | None, first: int | None
-) -> paging.Page[sqlite3.Row]:
-    """A page of a version's files, references left out, by path."""
-    where, values = "artifact_id = ? AND artifact_entries.sha256 IS NOT NULL", [artifact]
-    picked: list[str | int] = [*values, *(names or ())]
+    db: sqlite3.Connection, artifact: int, *, names: Sequence[str] | None, after: str, first: int
+) -> Page:
+    """A version's files behind a path, by path; references left out."""
+    picked: list[str | int] = [artifact, *(names or ())]
+    where = "artifact_id = ? AND artifact_entries.sha256 IS NOT NULL"
     if names:
         where += f" AND path IN ({', '.join('?' * len(names))})"
     source = f"FROM artifact_entries JOIN blobs USING (sha256) WHERE {where}"
-    (total,) = db.execute(f"SELECT count(*) {source}", picked).fetchone()  # noqa: S608
-    limit = paging.size(first)
-    last = str(paging.decode(after)) if after else ""
+    (total,) = db.execute(f"SELECT count(*) {source}", picked).fetchone()
     rows = db.execute(
-        f"SELECT artifact_entries.*, blobs.created_ms {source} AND path > ? ORDER BY path LIMIT ?",  # noqa: S608
-        [*picked, last, limit + 1],
+        f"SELECT artifact_entries.*, blobs.created_ms {source} AND path > ? ORDER BY path LIMIT ?",
+        [*picked, after, first + 1],
     ).fetchall()
-    shown = rows[:limit]
-    return paging.Page(shown, total, paging.encode(shown[-1]["path"]) if shown else after, len(rows) > limit)
+    return Page(rows[:first], total, len(rows) > first)

@@ -1,9 +1,8 @@
-"""Versions: made pending, found, changed, deleted. PENDING → COMMITTED (commit.py) → DELETED, and never back."""
+"""Versions: made, found, changed, deleted. PENDING → COMMITTED (see commit.py) → DELETED, never back."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,14 @@ from mlenv_local.wandb_server.clock import now_ms
 from mlenv_local.wandb_server.errors import NotFound, Refused
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
 
     from mlenv_local.wandb_server.accounts import User
 
 VERSION = (
-    "SELECT a.*, c.name AS sequence, c.project_id, p.entity_id, p.name AS project, e.name AS entity, t.name AS type"
-    " FROM artifacts a JOIN artifact_collections c ON c.id = a.sequence_id"
+    "SELECT a.*, c.name AS sequence, c.project_id, p.entity_id, p.name AS project, e.name AS entity,"
+    " t.name AS type FROM artifacts a JOIN artifact_collections c ON c.id = a.sequence_id"
     " JOIN artifact_types t ON t.id = c.type_id"
     " JOIN projects p ON p.id = c.project_id JOIN entities e ON e.id = p.entity_id"
 )
@@ -102,7 +102,8 @@ def _insert(db: sqlite3.Connection, user: User, sequence: int, draft: Draft) -> 
     now = now_ms()
     row = db.execute(
         "INSERT INTO artifacts (sequence_id, digest, distributed_id, description, metadata, ttl_seconds,"
-        " history_step, run_id, user_id, wanted, created_ms, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " history_step, run_id, user_id, wanted, created_ms, updated_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             sequence,
             draft.digest,
@@ -157,10 +158,12 @@ def to_write(db: sqlite3.Connection, user: User, artifact: int) -> sqlite3.Row:
 
 def _linked(db: sqlite3.Connection, user: User, artifact: int) -> bool:
     query = (
-        "SELECT DISTINCT p.entity_id FROM artifact_memberships m JOIN artifact_collections c ON c.id = m.collection_id"
-        " JOIN projects p ON p.id = c.project_id WHERE m.artifact_id = ?"
+        "SELECT DISTINCT p.entity_id FROM artifact_memberships m"
+        " JOIN artifact_collections c ON c.id = m.collection_id JOIN projects p ON p.id = c.project_id WHERE m.artifact_id = ?"
     )
-    return any(accounts.may_use(db, user, row["entity_id"]) for row in db.execute(query, (artifact,)).fetchall())
+    return any(
+        accounts.may_use(db, user, row["entity_id"]) for row in db.execute(query, (artifact,)).fetchall()
+    )
 
 
 def of_client(db: sqlite3.Connection, client_id: str) -> int | None:
@@ -212,8 +215,8 @@ def delete(db: sqlite3.Connection, row: sqlite3.Row, *, delete_aliases: bool) ->
         return
     if (names := links.all_aliases(db, row["id"])) and not delete_aliases:
         raise Refused(
-            f"{row['sequence']}:v{row['version_index']} has the aliases {', '.join(sorted(names))}: move them, or say"
-            " delete_aliases=True."
+            f"{row['sequence']}:v{row['version_index']} has the aliases {', '.join(sorted(names))}: move them,"
+            " or say delete_aliases=True."
         )
     forget(db, row["id"])
 
@@ -237,5 +240,6 @@ def delete_collection(db: sqlite3.Connection, row: sqlite3.Row) -> None:
             forget(db, artifact["id"])
     db.execute("DELETE FROM artifact_memberships WHERE collection_id = ?", (row["id"],))
     db.execute(
-        "UPDATE artifact_collections SET state = 'DELETED', updated_ms = ? WHERE id = ?", (now_ms(), row["id"])
+        "UPDATE artifact_collections SET state = 'DELETED', updated_ms = ? WHERE id = ?",
+        (now_ms(), row["id"]),
     )
