@@ -97,4 +97,5 @@ async def _keep(services: Services) -> None:
 
 async def _told(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ServerError)
-    return JSONResponse({"error": str(error)}, error.status)
+    # `errors` is where the client looks for what it tells its user.
+    return JSONResponse({"error": str(error), "errors": [{"message": str(error)}]}, error.status)

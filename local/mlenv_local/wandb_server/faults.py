@@ -117,7 +117,8 @@ class Faults:
             return JSONResponse({"data": None, "errors": [{"message": rule.error}]})
         if rule.status:
             headers = {"Retry-After": rule.retry_after} if rule.retry_after else {}
-            return JSONResponse({"error": f"fault of {operation}"}, rule.status, headers)
+            said = f"fault of {operation}"
+            return JSONResponse({"error": said, "errors": [{"message": said}]}, rule.status, headers)
         return None
 
     def before_commit(self) -> None:

@@ -177,7 +177,7 @@ def resolve_feature_flags(*_: Any, **__: Any) -> list[Raw]:
 
 
 @mutation.field("createTeam")
-def create_team(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002  (the schema's word)
+def create_team(_: None, info: Info, input: Raw) -> Raw:
     """Add a team that the caller, or the named user, administers."""
     context: Context = info.context
     admin = input.get("teamAdminUserName") or context.user.username
@@ -189,7 +189,7 @@ def create_team(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002  (the sch
 
 
 @mutation.field("createUser")
-def create_user(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
+def create_user(_: None, info: Info, input: Raw) -> Raw:
     """Add a user named like the first part of the e-mail address; administrators only."""
     context: Context = info.context
     if not context.user.admin:
@@ -201,7 +201,7 @@ def create_user(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
 
 
 @mutation.field("createInvite")
-def create_invite(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
+def create_invite(_: None, info: Info, input: Raw) -> Raw:
     """Make an existing user a member of a team, at once: nobody has to accept."""
     context: Context = info.context
     found = _invited(context, input)
@@ -221,7 +221,7 @@ def create_invite(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
 
 
 @mutation.field("generateApiKey")
-def generate_api_key(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
+def generate_api_key(_: None, info: Info, input: Raw) -> Raw:
     """Give the caller one more key, shown this once."""
     context: Context = info.context
     description = input.get("description") or ""
@@ -231,7 +231,7 @@ def generate_api_key(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
 
 
 @mutation.field("deleteApiKey")
-def delete_api_key(_: None, info: Info, input: Raw) -> Raw:  # noqa: A002
+def delete_api_key(_: None, info: Info, input: Raw) -> Raw:
     """Take one of the caller's keys back."""
     context: Context = info.context
     row = ids.parse_int("ApiKey", input["id"])
