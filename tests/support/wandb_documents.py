@@ -27,8 +27,8 @@ _STARTS = re.compile(r"^\s*(?:query|mutation|subscription)\b[^{}]*\{", re.MULTIL
 _IN_CORE = re.compile(rb"\b(query|mutation|subscription|fragment)\s+\w+\s*(?:\(|\{|on )")
 _HOLE = "\0"
 
-# What the client puts into the holes of the documents that it puts together at run time; "@NAME" is a constant
-# of the module. A document with holes that is not listed here is an error, not something to skip.
+# What the client puts into the holes of documents that it puts together at run time; "@NAME" is a constant of
+# the module. A document with holes that is not listed here is an error, not something to skip.
 _RUNS = "apis/public/runs.py"
 _LAUNCH = "sdk/launch/api.py"
 FILLINGS: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
@@ -251,7 +251,7 @@ def input_fields() -> Iterator[InputField]:
 
 
 def core_inputs() -> dict[str, tuple[Field, ...]]:
-    """wandb-core's input types, without those that hold a document's variables (their names begin with __)."""
+    """wandb-core's input types, without those that hold a document's variables (they begin with __)."""
     structs = TypeSection(CORE).structs("gql")
     return {name: of for name, of in structs.items() if name.endswith("Input") and not name.startswith("__")}
 

@@ -36,7 +36,7 @@ def expire(store: Store) -> int:
 
 
 def tidy(store: Store, blobs: Blobs) -> int:
-    """Expire, forget uploads after a week, empty the slots of all that are no longer pending; how many went."""
+    """Expire, forget uploads after a week, empty slots of all that are no longer pending; how many went."""
     gone = expire(store)
     with store.write() as db:
         abandoned = db.execute(_ABANDONED, (now_ms() - ABANDONED_AFTER_MS,)).fetchall()

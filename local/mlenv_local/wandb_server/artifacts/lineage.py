@@ -6,24 +6,10 @@ from typing import TYPE_CHECKING
 
 from mlenv_local.wandb_server.artifacts.versions import VERSION
 from mlenv_local.wandb_server.clock import now_ms
-from mlenv_local.wandb_server.errors import NotFound, Refused
+from mlenv_local.wandb_server.errors import Refused
 
 if TYPE_CHECKING:
     import sqlite3
-
-    from mlenv_local.wandb_server.accounts import User
-
-
-def run_id(db: sqlite3.Connection, user: User, entity: str, project: str, name: str) -> int:
-    """The row of a run by its path; NotFound says which."""
-    row = db.execute(
-        "SELECT r.id FROM runs r JOIN projects p ON p.id = r.project_id JOIN entities e ON e.id = p.entity_id"
-        " WHERE e.name = ? AND p.name = ? AND r.name = ?",
-        (entity or user.username, project, name),
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"There is no run {entity}/{project}/{name}.")
-    return int(row["id"])
 
 
 def use(db: sqlite3.Connection, run: int, artifact: sqlite3.Row, used_as: str | None) -> None:

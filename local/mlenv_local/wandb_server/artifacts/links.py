@@ -49,15 +49,14 @@ def membership(db: sqlite3.Connection, collection: int, artifact: int) -> sqlite
 def resolve(db: sqlite3.Connection, collection: int, alias: str) -> sqlite3.Row | None:
     """The member that an alias or `v7` names."""
     number = naming.version_of(alias)
-    if number is not None:
-        query = "SELECT * FROM artifact_memberships WHERE collection_id = ? AND version_index = ?"
-        row: sqlite3.Row | None = db.execute(query, (collection, number)).fetchone()
-        return row
-    return db.execute(
-        "SELECT m.* FROM artifact_aliases a JOIN artifact_memberships m ON m.id = a.membership_id"
-        " WHERE a.collection_id = ? AND a.alias = ?",
-        (collection, alias),
-    ).fetchone()
+    query = "SELECT * FROM artifact_memberships WHERE collection_id = ? AND version_index = ?"
+    if number is None:
+        query = (
+            "SELECT m.* FROM artifact_aliases a JOIN artifact_memberships m ON m.id = a.membership_id"
+            " WHERE a.collection_id = ? AND a.alias = ?"
+        )
+    row: sqlite3.Row | None = db.execute(query, (collection, alias if number is None else number)).fetchone()
+    return row
 
 
 def set_aliases(db: sqlite3.Connection, member: sqlite3.Row, names: Iterable[str]) -> None:

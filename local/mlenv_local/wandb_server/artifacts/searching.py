@@ -77,7 +77,7 @@ def _chosen(rows: Iterable[sqlite3.Row], facts: Facts, asked: Asked) -> list[sql
     known = [(row, facts(row)) for row in rows]
     passed = [(row, fact) for row, fact in known if filters.matches(wanted, _lookup(fact))]
     for field, descending in reversed([(_NEWEST_FIRST[1:], True), *filters.orders(asked.order)]):
-        passed.sort(key=lambda one: filters.rank(_value(one[1], field)), reverse=descending)  # noqa: B023
+        passed.sort(key=lambda one: filters.rank(_value(one[1], field)), reverse=descending)
     return [row for row, _ in passed]
 
 
@@ -100,7 +100,9 @@ def _value(facts: Raw, path: str) -> Any:
     head, dot, rest = path.partition(".")
     name = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", head).lower()
     if name not in facts:
-        raise Refused(f"Artifacts are not filtered or sorted by {path!r} here, but by {', '.join(sorted(facts))}.")
+        raise Refused(
+            f"Artifacts are not filtered or sorted by {path!r} here, but by {', '.join(sorted(facts))}."
+        )
     value = filters.dig(facts[name], rest) if dot else facts[name]
     return MISSING if value is None else value
 

@@ -159,7 +159,8 @@ def to_write(db: sqlite3.Connection, user: User, artifact: int) -> sqlite3.Row:
 def _linked(db: sqlite3.Connection, user: User, artifact: int) -> bool:
     query = (
         "SELECT DISTINCT p.entity_id FROM artifact_memberships m"
-        " JOIN artifact_collections c ON c.id = m.collection_id JOIN projects p ON p.id = c.project_id WHERE m.artifact_id = ?"
+        " JOIN artifact_collections c ON c.id = m.collection_id JOIN projects p ON p.id = c.project_id"
+        " WHERE m.artifact_id = ?"
     )
     return any(
         accounts.may_use(db, user, row["entity_id"]) for row in db.execute(query, (artifact,)).fetchall()
@@ -215,8 +216,8 @@ def delete(db: sqlite3.Connection, row: sqlite3.Row, *, delete_aliases: bool) ->
         return
     if (names := links.all_aliases(db, row["id"])) and not delete_aliases:
         raise Refused(
-            f"{row['sequence']}:v{row['version_index']} has the aliases {', '.join(sorted(names))}: move them,"
-            " or say delete_aliases=True."
+            f"{row['sequence']}:v{row['version_index']} has the aliases {', '.join(sorted(names))}: move"
+            " them, or say delete_aliases=True."
         )
     forget(db, row["id"])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ariadne import MutationType
 
-from mlenv_local.wandb_server import ids
+from mlenv_local.wandb_server import ids, runs
 from mlenv_local.wandb_server.artifacts import collections, lineage, linking, links, versions, views
 from mlenv_local.wandb_server.errors import NotFound, Refused
 
@@ -14,11 +14,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
-    from graphql import GraphQLResolveInfo
-
-    from mlenv_local.wandb_server.context import Context
-
-Raw = dict[str, Any]
+    from mlenv_local.wandb_server.context import Context, Info, Raw
 
 mutation = MutationType()
 
@@ -28,7 +24,7 @@ def _artifact(db: sqlite3.Connection, context: Context, text: str) -> sqlite3.Ro
 
 
 @mutation.field("updateArtifact")
-def update_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002  (the schema's word)
+def update_artifact(_: None, info: Info, input: Raw) -> Raw:
     """Set what is given, leave the rest."""
     context: Context = info.context
     with context.services.store.write() as db:
@@ -43,7 +39,7 @@ def update_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # no
 
 
 @mutation.field("deleteArtifact")
-def delete_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def delete_artifact(_: None, info: Info, input: Raw) -> Raw:
     """Delete a version and its contents."""
     context: Context = info.context
     with context.services.store.write() as db:
@@ -53,13 +49,13 @@ def delete_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # no
 
 
 @mutation.field("addAliases")
-def add_aliases(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def add_aliases(_: None, info: Info, input: Raw) -> Raw:
     """Let aliases name this version from now on, all at once, whatever they named before."""
     return _with_aliases(info.context, input, links.set_aliases)
 
 
 @mutation.field("deleteAliases")
-def delete_aliases(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def delete_aliases(_: None, info: Info, input: Raw) -> Raw:
     """Take aliases away from this version."""
     return _with_aliases(info.context, input, links.delete_aliases)
 
@@ -75,18 +71,18 @@ def _with_aliases(context: Context, asked: Raw, change: Callable[..., None]) -> 
 
 
 @mutation.field("useArtifact")
-def use_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def use_artifact(_: None, info: Info, input: Raw) -> Raw:
     """A run has used a version."""
     context: Context = info.context
     with context.services.store.write() as db:
         row = versions.get(db, context.user, ids.parse_int("Artifact", input["artifactID"]))
-        run = lineage.run_id(db, context.user, input["entityName"], input["projectName"], input["runName"])
-        lineage.use(db, run, row, input.get("usedAs"))
+        run = runs.by_path(db, context.user, input["entityName"], input["projectName"], input["runName"])
+        lineage.use(db, run["id"], row, input.get("usedAs"))
         return {"artifact": views.artifact(row)}
 
 
 @mutation.field("linkArtifact")
-def link_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def link_artifact(_: None, info: Info, input: Raw) -> Raw:
     """Make a version a member of a portfolio, which is made if need be."""
     context: Context = info.context
     with context.services.store.write() as db:
@@ -106,7 +102,7 @@ def _linked(db: sqlite3.Connection, asked: Raw) -> int:
 
 
 @mutation.field("unlinkArtifact")
-def unlink_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def unlink_artifact(_: None, info: Info, input: Raw) -> Raw:
     """End a link; the version stays where it was logged."""
     context: Context = info.context
     with context.services.store.write() as db:
@@ -117,19 +113,19 @@ def unlink_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # no
 
 
 @mutation.field("updateArtifactSequence")
-def update_sequence(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def update_sequence(_: None, info: Info, input: Raw) -> Raw:
     """Rename or describe a collection of versions."""
     return _changed(info.context, collections.SEQUENCE, input["artifactSequenceID"], _described(input))
 
 
 @mutation.field("updateArtifactPortfolio")
-def update_portfolio(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def update_portfolio(_: None, info: Info, input: Raw) -> Raw:
     """Rename or describe a collection of links."""
     return _changed(info.context, collections.PORTFOLIO, input["artifactPortfolioID"], _described(input))
 
 
 @mutation.field("moveArtifactSequence")
-def move_sequence(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def move_sequence(_: None, info: Info, input: Raw) -> Raw:
     """Give a collection another type."""
     name = input["destinationArtifactTypeName"]
     return _changed(
@@ -141,7 +137,7 @@ def move_sequence(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa
 
 
 @mutation.field("deleteArtifactSequence")
-def delete_sequence(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def delete_sequence(_: None, info: Info, input: Raw) -> Raw:
     """Delete a collection with all its versions."""
     return _changed(
         info.context, collections.SEQUENCE, input["artifactSequenceID"], versions.delete_collection
@@ -149,7 +145,7 @@ def delete_sequence(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # no
 
 
 @mutation.field("deleteArtifactPortfolio")
-def delete_portfolio(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def delete_portfolio(_: None, info: Info, input: Raw) -> Raw:
     """Delete a collection of links; the versions stay."""
     return _changed(
         info.context, collections.PORTFOLIO, input["artifactPortfolioID"], versions.delete_collection
@@ -171,7 +167,7 @@ def _changed(
 
 
 @mutation.field("createArtifactCollectionTagAssignments")
-def add_collection_tags(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def add_collection_tags(_: None, info: Info, input: Raw) -> Raw:
     """Tag a collection."""
     with info.context.services.store.write() as db:
         names = collections.add_tags(db, _named(db, info.context, input), _tags(input["tags"]))
@@ -179,7 +175,7 @@ def add_collection_tags(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  
 
 
 @mutation.field("deleteArtifactCollectionTagAssignments")
-def delete_collection_tags(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def delete_collection_tags(_: None, info: Info, input: Raw) -> Raw:
     """Take tags from a collection."""
     with info.context.services.store.write() as db:
         collections.delete_tags(db, _named(db, info.context, input), _tags(input["tags"]))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ariadne import MutationType
 
-from mlenv_local.wandb_server import ids, pages
+from mlenv_local.wandb_server import ids, pages, runs
 from mlenv_local.wandb_server.artifacts import (
     collections,
     commit,
-    lineage,
     manifest,
     uploads,
     versions,
@@ -21,17 +20,13 @@ from mlenv_local.wandb_server.errors import Refused
 if TYPE_CHECKING:
     import sqlite3
 
-    from graphql import GraphQLResolveInfo
-
-    from mlenv_local.wandb_server.context import Context
-
-Raw = dict[str, Any]
+    from mlenv_local.wandb_server.context import Context, Info, Raw
 
 mutation = MutationType()
 
 
 @mutation.field("createArtifact")
-def create_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002  (the schema's word)
+def create_artifact(_: None, info: Info, input: Raw) -> Raw:
     """Begin a version, or find the one that has this digest."""
     context: Context = info.context
     if input.get("digestAlgorithm") not in (None, views.ALGORITHM):
@@ -59,7 +54,7 @@ def _draft(db: sqlite3.Connection, context: Context, asked: Raw) -> versions.Dra
         metadata=asked.get("metadata"),
         ttl=asked.get("ttlDurationSeconds"),
         history_step=asked.get("historyStep"),
-        run_id=lineage.run_id(db, context.user, *project, run) if run else None,
+        run_id=int(runs.by_path(db, context.user, *project, run)["id"]) if run else None,
         distributed_id=asked.get("distributedID"),
         client_id=asked.get("clientID"),
         aliases=tuple(one["alias"] for one in asked.get("aliases") or ()),
@@ -68,7 +63,7 @@ def _draft(db: sqlite3.Connection, context: Context, asked: Raw) -> versions.Dra
 
 
 @mutation.field("createArtifactManifest")
-def create_manifest(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def create_manifest(_: None, info: Info, input: Raw) -> Raw:
     """Announce a manifest; a second time, with its digest, gives the URL for its upload."""
     context: Context = info.context
     with context.services.store.write() as db:
@@ -86,7 +81,7 @@ def create_manifest(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # no
 
 
 @mutation.field("updateArtifactManifest")
-def update_manifest(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def update_manifest(_: None, info: Info, input: Raw) -> Raw:
     """Say the digest of an announced manifest later."""
     context: Context = info.context
     with context.services.store.write() as db:
@@ -118,7 +113,7 @@ def _headers(md5: str) -> list[str]:
 
 
 @mutation.field("createArtifactFiles")
-def create_files(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def create_files(_: None, info: Info, input: Raw) -> Raw:
     """For each file in the order of the question: a URL to upload it, or nothing where it is here already."""
     context: Context = info.context
     if input.get("storageLayout") == "V1":
@@ -176,7 +171,7 @@ def _parts(db: sqlite3.Connection, context: Context, key: str, asked: list[Raw])
 
 
 @mutation.field("completeMultipartUploadArtifact")
-def complete_multipart(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def complete_multipart(_: None, info: Info, input: Raw) -> Raw:
     """Join the parts of a file, or give the upload up."""
     context: Context = info.context
     with context.services.store.read() as db:
@@ -198,7 +193,7 @@ def complete_multipart(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  #
 
 
 @mutation.field("commitArtifact")
-def commit_artifact(_: None, info: GraphQLResolveInfo, input: Raw) -> Raw:  # noqa: A002
+def commit_artifact(_: None, info: Info, input: Raw) -> Raw:
     """Make a version of what is complete; refused, with the reason, for what is not."""
     context: Context = info.context
     row_id = ids.parse_int("Artifact", input["artifactID"])

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ariadne import InterfaceType, ObjectType, QueryType, UnionType
+from ariadne import InterfaceType, ObjectType, QueryType
 
 from mlenv_local.wandb_server import ids, pages
 from mlenv_local.wandb_server.artifacts import (
     collections,
     expiry,
-    lineage,
     links,
     naming,
     searching,
-    uploads,
     versions,
     views,
 )
-from mlenv_local.wandb_server.errors import NotFound, Refused
+from mlenv_local.wandb_server.errors import NotFound
 from mlenv_local.wandb_server.resolvers import outside
 from mlenv_local.wandb_server.resolvers.base import SERVED_FEATURES
 
 if TYPE_CHECKING:
-    import sqlite3
-
-    from graphql import GraphQLResolveInfo
-
-    from mlenv_local.wandb_server.context import Context
-
-Raw = dict[str, Any]
+    from mlenv_local.wandb_server.context import Context, Info, Raw
 
 SERVED_FEATURES |= {
     "LARGE_FILENAMES",
@@ -46,20 +38,15 @@ SERVED_FEATURES |= {
 }
 
 query = QueryType()
-artifact_type = ObjectType("Artifact")
 kind_type = ObjectType("ArtifactType")
 sequence_type = ObjectType("ArtifactSequence")
 portfolio_type = ObjectType("ArtifactPortfolio")
-membership_type = ObjectType("ArtifactCollectionMembership")
-alias_type = ObjectType("ArtifactAlias")
 project_type = ObjectType("Project")
-run_type = ObjectType("Run")
 collection_type = InterfaceType("ArtifactCollection", lambda value, *_: value["kind"])
-creator_type = UnionType("ArtifactCreator", lambda value, *_: ids.kind(value["id"]))
 
 
 @query.field("artifact")
-def resolve_artifact(_: None, info: GraphQLResolveInfo, id: str) -> Raw | None:  # noqa: A002  (the schema's word)
+def resolve_artifact(_: None, info: Info, id: str) -> Raw | None:
     """A version in any state, or nothing."""
     context: Context = info.context
     expiry.expire(context.services.store)
@@ -71,7 +58,7 @@ def resolve_artifact(_: None, info: GraphQLResolveInfo, id: str) -> Raw | None: 
 
 
 @query.field("artifactCollection")
-def resolve_collection_by_id(_: None, info: GraphQLResolveInfo, id: str) -> Raw | None:  # noqa: A002
+def resolve_collection_by_id(_: None, info: Info, id: str) -> Raw | None:
     """A collection of either kind, or nothing."""
     with info.context.services.store.read() as db:
         try:
@@ -81,7 +68,7 @@ def resolve_collection_by_id(_: None, info: GraphQLResolveInfo, id: str) -> Raw 
 
 
 @query.field("clientIDMapping")
-def resolve_client_id(_: None, info: GraphQLResolveInfo, clientID: str) -> Raw | None:  # noqa: N803
+def resolve_client_id(_: None, info: Info, clientID: str) -> Raw | None:
     """The server's id for the one that a client gave."""
     with info.context.services.store.read() as db:
         artifact = versions.of_client(db, clientID)
@@ -100,21 +87,22 @@ def collection_row(text: str) -> int:
 
 
 @project_type.field("artifactCollectionMembership")
-def resolve_membership_by_name(project: Raw, info: GraphQLResolveInfo, name: str) -> Raw | None:
+def resolve_membership_by_name(project: Raw, info: Info, name: str) -> Raw | None:
     """`collection:alias`, `collection:v7`, or the latest of a collection."""
     collection, alias = naming.split(name)
     return _member(info.context, project["row"], collection, alias)
 
 
 @project_type.field("artifact")
-def resolve_artifact_by_name(project: Raw, info: GraphQLResolveInfo, name: str) -> Raw | None:
+def resolve_artifact_by_name(project: Raw, info: Info, name: str) -> Raw | None:
     """The same, as the version itself."""
     member = resolve_membership_by_name(project, info, name)
-    return None if member is None else resolve_member_artifact(member, info)
+    with info.context.services.store.read() as db:
+        return views.artifact(versions.get(db, info.context.user, member["artifact_row"])) if member else None
 
 
 @project_type.field("artifactCollection")
-def resolve_collection(project: Raw, info: GraphQLResolveInfo, name: str) -> Raw | None:
+def resolve_collection(project: Raw, info: Info, name: str) -> Raw | None:
     """A collection by name."""
     with info.context.services.store.read() as db:
         row = collections.find(db, project["row"], name)
@@ -124,7 +112,7 @@ def resolve_collection(project: Raw, info: GraphQLResolveInfo, name: str) -> Raw
 @project_type.field("artifactCollections")
 def resolve_collections(
     project: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
     first: int | None = None,
     after: str | None = None,
@@ -140,11 +128,11 @@ def resolve_collections(
 @project_type.field("artifactTypes")
 def resolve_types(
     project: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
     first: int | None = None,
     after: str | None = None,
-    includeAll: bool | None = None,  # noqa: FBT001, N803, ARG001  (the schema's; all are always included)
+    includeAll: bool | None = None,  # noqa: ARG001  (the schema's; all are always included)
 ) -> Raw:
     """By name."""
     sql = "SELECT * FROM artifact_types WHERE project_id = ? ORDER BY name"
@@ -154,7 +142,7 @@ def resolve_types(
 
 
 @project_type.field("artifactType")
-def resolve_type(project: Raw, info: GraphQLResolveInfo, name: str) -> Raw | None:
+def resolve_type(project: Raw, info: Info, name: str) -> Raw | None:
     """One by name."""
     sql = "SELECT * FROM artifact_types WHERE project_id = ? AND name = ?"
     with info.context.services.store.read() as db:
@@ -163,7 +151,7 @@ def resolve_type(project: Raw, info: GraphQLResolveInfo, name: str) -> Raw | Non
 
 
 @kind_type.field("artifactCollection")
-def resolve_collection_of_type(kind: Raw, info: GraphQLResolveInfo, name: str) -> Raw | None:
+def resolve_collection_of_type(kind: Raw, info: Info, name: str) -> Raw | None:
     """A collection of that type by name."""
     with info.context.services.store.read() as db:
         row = collections.find(db, kind["project_row"], name)
@@ -173,7 +161,7 @@ def resolve_collection_of_type(kind: Raw, info: GraphQLResolveInfo, name: str) -
 @kind_type.field("artifactCollections")
 def resolve_collections_of_type(
     kind: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
     first: int | None = None,
     after: str | None = None,
@@ -191,7 +179,7 @@ def resolve_collections_of_type(
 
 @sequence_type.field("project")
 @portfolio_type.field("project")
-def resolve_collection_project(collection: Raw, info: GraphQLResolveInfo) -> Raw | None:
+def resolve_collection_project(collection: Raw, info: Info) -> Raw | None:
     """Where it is."""
     with info.context.services.store.read() as db:
         return outside.project(db, info.context, collection["project_row"])
@@ -199,7 +187,7 @@ def resolve_collection_project(collection: Raw, info: GraphQLResolveInfo) -> Raw
 
 @sequence_type.field("defaultArtifactType")
 @portfolio_type.field("defaultArtifactType")
-def resolve_collection_type(collection: Raw, info: GraphQLResolveInfo) -> Raw:
+def resolve_collection_type(collection: Raw, info: Info) -> Raw:
     """The type of all that is in it."""
     with info.context.services.store.read() as db:
         row = db.execute("SELECT * FROM artifact_types WHERE id = ?", (collection["type_row"],)).fetchone()
@@ -208,7 +196,7 @@ def resolve_collection_type(collection: Raw, info: GraphQLResolveInfo) -> Raw:
 
 @sequence_type.field("tags")
 @portfolio_type.field("tags")
-def resolve_collection_tags(collection: Raw, info: GraphQLResolveInfo) -> Raw:
+def resolve_collection_tags(collection: Raw, info: Info) -> Raw:
     """By name."""
     with info.context.services.store.read() as db:
         return pages.connection([views.tag(name) for name in collections.tags(db, collection["row"])])
@@ -217,7 +205,7 @@ def resolve_collection_tags(collection: Raw, info: GraphQLResolveInfo) -> Raw:
 @sequence_type.field("aliases")
 @portfolio_type.field("aliases")
 def resolve_collection_aliases(
-    collection: Raw, info: GraphQLResolveInfo, first: int | None = None, after: str | None = None
+    collection: Raw, info: Info, first: int | None = None, after: str | None = None
 ) -> Raw:
     """Every alias that somebody gave."""
     sql = "SELECT * FROM artifact_aliases WHERE collection_id = ? ORDER BY alias"
@@ -230,7 +218,7 @@ def resolve_collection_aliases(
 @portfolio_type.field("artifacts")
 def resolve_collection_artifacts(
     collection: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
     first: int | None = None,
     after: str | None = None,
@@ -251,7 +239,7 @@ def resolve_collection_artifacts(
 
 @sequence_type.field("artifactMembership")
 @portfolio_type.field("artifactMembership")
-def resolve_collection_membership(collection: Raw, info: GraphQLResolveInfo, aliasName: str) -> Raw | None:  # noqa: N803
+def resolve_collection_membership(collection: Raw, info: Info, aliasName: str) -> Raw | None:
     """The member that an alias or a version names."""
     with info.context.services.store.read() as db:
         row = links.resolve(db, collection["row"], aliasName)
@@ -259,7 +247,7 @@ def resolve_collection_membership(collection: Raw, info: GraphQLResolveInfo, ali
 
 
 @sequence_type.field("latestArtifact")
-def resolve_latest(sequence: Raw, info: GraphQLResolveInfo) -> Raw | None:
+def resolve_latest(sequence: Raw, info: Info) -> Raw | None:
     """The newest version, whatever its aliases."""
     sql = (
         f"{versions.VERSION} WHERE a.sequence_id = ? AND a.state = 'COMMITTED' ORDER BY a.version_index DESC"
@@ -267,66 +255,6 @@ def resolve_latest(sequence: Raw, info: GraphQLResolveInfo) -> Raw | None:
     with info.context.services.store.read() as db:
         row = db.execute(sql, (sequence["row"],)).fetchone()
         return views.artifact(row) if row else None
-
-
-# Memberships and aliases
-
-
-@membership_type.field("artifact")
-def resolve_member_artifact(member: Raw, info: GraphQLResolveInfo) -> Raw | None:
-    """The version."""
-    with info.context.services.store.read() as db:
-        return views.artifact(versions.get(db, info.context.user, member["artifact_row"]))
-
-
-@membership_type.field("artifactCollection")
-@alias_type.field("artifactCollection")
-def resolve_member_collection(member: Raw, info: GraphQLResolveInfo) -> Raw | None:
-    """The collection."""
-    with info.context.services.store.read() as db:
-        row = db.execute(
-            "SELECT * FROM artifact_collections WHERE id = ?", (member["collection_row"],)
-        ).fetchone()
-        return views.collection(row) if row else None
-
-
-@membership_type.field("aliases")
-def resolve_member_aliases(member: Raw, info: GraphQLResolveInfo) -> list[Raw]:
-    """Its version and the names that people gave."""
-    with info.context.services.store.read() as db:
-        return _aliases(db, member["row"])
-
-
-@membership_type.field("files")
-def resolve_member_files(
-    member: Raw,
-    info: GraphQLResolveInfo,
-    *,
-    names: list[str] | None = None,
-    first: int | None = None,
-    after: str | None = None,
-) -> Raw:
-    """A page of its files with URLs to fetch them."""
-    context: Context = info.context
-    limit = max(1, min(first or pages.LARGEST, pages.LARGEST))
-    with context.services.store.read() as db:
-        page = uploads.files(db, member["artifact_row"], names=names, after=_path(after), first=limit)
-    edges = [{"node": _file(context, row), "cursor": ids.make("Path", row["path"])} for row in page.rows]
-    end = edges[-1]["cursor"] if edges else None
-    info_ = {"endCursor": end, "hasNextPage": page.more, "hasPreviousPage": bool(after)}
-    return {"edges": edges, "totalCount": page.total, "pageInfo": info_}
-
-
-def _path(cursor: str | None) -> str:
-    try:
-        return ids.parse("Path", cursor) if cursor else ""
-    except NotFound as error:
-        raise Refused(f"{cursor!r} is no cursor of this server.") from error
-
-
-def _file(context: Context, row: sqlite3.Row) -> Raw:
-    url = context.services.blobs.download_url(context.base_url, row["sha256"], row["path"])
-    return views.file(row, url)
 
 
 def _member(context: Context, project: int, collection: str, alias: str) -> Raw | None:
@@ -337,128 +265,11 @@ def _member(context: Context, project: int, collection: str, alias: str) -> Raw 
         return views.membership(row) if row else None
 
 
-def _aliases(db: sqlite3.Connection, member: int) -> list[Raw]:
-    row = db.execute("SELECT * FROM artifact_memberships WHERE id = ?", (member,)).fetchone()
-    return [views.version_alias(row), *(views.alias(one) for one in links.aliases(db, member))]
-
-
-# Versions
-
-
-@artifact_type.field("artifactSequence")
-def resolve_sequence(artifact: Raw, info: GraphQLResolveInfo) -> Raw:
-    """The collection in which it was logged."""
-    sql = "SELECT * FROM artifact_collections WHERE id = ?"
-    with info.context.services.store.read() as db:
-        return views.collection(db.execute(sql, (artifact["sequence_row"],)).fetchone())
-
-
-@artifact_type.field("artifactType")
-def resolve_artifact_type(artifact: Raw, info: GraphQLResolveInfo) -> Raw:
-    """Its collection's type."""
-    sql = "SELECT * FROM artifact_types WHERE project_id = ? AND name = ?"
-    with info.context.services.store.read() as db:
-        return views.kind(db.execute(sql, (artifact["project_row"], artifact["type"])).fetchone())
-
-
-@artifact_type.field("tags")
-def resolve_tags(artifact: Raw, info: GraphQLResolveInfo) -> list[Raw]:
-    """By name."""
-    with info.context.services.store.read() as db:
-        return [views.tag(name) for name in versions.tags_of(db, artifact["row"])]
-
-
-@artifact_type.field("aliases")
-def resolve_aliases(artifact: Raw, info: GraphQLResolveInfo) -> list[Raw]:
-    """In every collection that it is in."""
-    with info.context.services.store.read() as db:
-        return [alias for row in _memberships(db, artifact["row"]) for alias in _aliases(db, row["id"])]
-
-
-@artifact_type.field("artifactMemberships")
-def resolve_memberships(artifact: Raw, info: GraphQLResolveInfo) -> Raw:
-    """Its own collection and those that link to it."""
-    with info.context.services.store.read() as db:
-        return pages.connection([views.membership(row) for row in _memberships(db, artifact["row"])])
-
-
-def _memberships(db: sqlite3.Connection, artifact: int) -> list[sqlite3.Row]:
-    sql = "SELECT * FROM artifact_memberships WHERE artifact_id = ? ORDER BY id"
-    return db.execute(sql, (artifact,)).fetchall()
-
-
-@artifact_type.field("currentManifest")
-def resolve_manifest(artifact: Raw, info: GraphQLResolveInfo) -> Raw | None:
-    """Where the manifest can be fetched; nothing before the commit and after the deletion."""
-    context: Context = info.context
-    if artifact["manifest_sha256"] is None:
-        return None
-    name = "wandb_manifest.json"
-    url = context.services.blobs.download_url(context.base_url, artifact["manifest_sha256"], name)
-    key = f"artifact/{artifact['row']}"
-    file = {"id": ids.make("File", f"{key}/manifest"), "name": name, "directUrl": url, "url": url}
-    return {"id": ids.make("ArtifactManifest", key), "file": file}
-
-
-@artifact_type.field("createdBy")
-def resolve_creator(artifact: Raw, info: GraphQLResolveInfo) -> Raw | None:
-    """The run that logged it."""
-    if artifact["run_row"] is None:
-        return None
-    with info.context.services.store.read() as db:
-        return outside.run(db, info.context, artifact["run_row"])
-
-
-@artifact_type.field("usedBy")
-def resolve_users(artifact: Raw, info: GraphQLResolveInfo) -> Raw:
-    """The runs that used it."""
-    with info.context.services.store.read() as db:
-        runs = [outside.run(db, info.context, run) for run in lineage.users(db, artifact["row"])]
-        return pages.connection([run for run in runs if run])
-
-
-@artifact_type.field("filesByManifestEntries")
-def resolve_files_by_entries(
-    artifact: Raw, info: GraphQLResolveInfo, entries: list[Raw] | None = None, **_form: Any
-) -> Raw:
-    """URLs of some of its files."""
-    names = [entry["name"] for entry in entries or ()]
-    return resolve_member_files({"artifact_row": artifact["row"]}, info, names=names, first=pages.LARGEST)
-
-
-# Runs
-
-
-@run_type.field("outputArtifacts")
-def resolve_outputs(
-    run: Raw, info: GraphQLResolveInfo, first: int | None = None, after: str | None = None
-) -> Raw:
-    """What a run logged."""
-    with info.context.services.store.read() as db:
-        rows = lineage.outputs(db, run["row"])
-    return pages.page(rows, lambda row: str(row["id"]), views.artifact, first, after)
-
-
-@run_type.field("inputArtifacts")
-def resolve_inputs(
-    run: Raw, info: GraphQLResolveInfo, first: int | None = None, after: str | None = None
-) -> Raw:
-    """What a run used."""
-    with info.context.services.store.read() as db:
-        rows = lineage.inputs(db, run["row"])
-    return pages.page(rows, lambda row: str(row["id"]), views.artifact, first, after)
-
-
 BINDABLES = [
     query,
-    artifact_type,
     kind_type,
     sequence_type,
     portfolio_type,
-    membership_type,
-    alias_type,
     project_type,
-    run_type,
     collection_type,
-    creator_type,
 ]

@@ -14,17 +14,14 @@ from mlenv_local.wandb_server.resolvers.base import SERVED_FEATURES
 if TYPE_CHECKING:
     import sqlite3
 
-    from graphql import GraphQLResolveInfo
-
-    from mlenv_local.wandb_server.context import Context
-
-Raw = dict[str, Any]
+    from mlenv_local.wandb_server.context import Context, Info, Raw
 
 SERVED_FEATURES |= {"ARTIFACT_REGISTRY_SEARCH", "INCLUDE_ARTIFACT_TYPES_IN_REGISTRY_CREATION"}
 
 entity_type = ObjectType("Entity")
 project_type = ObjectType("Project")
 organization_type = ObjectType("Organization")
+
 
 @organization_type.field("advancedRegistryFeatures")
 def resolve_features(*_: Any, **__: Any) -> Raw:
@@ -33,7 +30,7 @@ def resolve_features(*_: Any, **__: Any) -> Raw:
 
 
 @entity_type.field("project")
-def resolve_project(entity: Raw, info: GraphQLResolveInfo, name: str | None = None) -> Raw | None:
+def resolve_project(entity: Raw, info: Info, name: str | None = None) -> Raw | None:
     """A project of that entity; the registries that every organisation has are there from the start."""
     context: Context = info.context
     _core(context, entity)
@@ -45,7 +42,7 @@ def resolve_project(entity: Raw, info: GraphQLResolveInfo, name: str | None = No
 @entity_type.field("projects")
 def resolve_projects(
     entity: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
     filters: str | None = None,
     first: int | None = None,
@@ -58,18 +55,22 @@ def resolve_projects(
     with context.services.store.read() as db:
         rows = _matching(db, context, entity, filters, order)
         return pages.page(
-            rows, lambda row: str(row["id"]), lambda row: outside.project(db, info.context, row["id"]), first, after
+            rows,
+            lambda row: str(row["id"]),
+            lambda row: outside.project(db, info.context, row["id"]),
+            first,
+            after,
         )
 
 
 @entity_type.field("artifactCollections")
 def resolve_collections(
     entity: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
-    projectFilters: str | None = None,  # noqa: N803  (the schema's words)
+    projectFilters: str | None = None,
     filters: str | None = None,
-    collectionTypes: list[str] | None = None,  # noqa: N803
+    collectionTypes: list[str] | None = None,
     first: int | None = None,
     after: str | None = None,
     order: str | None = None,
@@ -85,10 +86,10 @@ def resolve_collections(
 @entity_type.field("artifactMemberships")
 def resolve_memberships(
     entity: Raw,
-    info: GraphQLResolveInfo,
+    info: Info,
     *,
-    projectFilters: str | None = None,  # noqa: N803
-    collectionFilters: str | None = None,  # noqa: N803
+    projectFilters: str | None = None,
+    collectionFilters: str | None = None,
     filters: str | None = None,
     first: int | None = None,
     after: str | None = None,
@@ -107,7 +108,7 @@ def resolve_memberships(
 
 
 @project_type.field("allowAllArtifactTypesInRegistry")
-def resolve_all_types(project: Raw, info: GraphQLResolveInfo) -> bool:
+def resolve_all_types(project: Raw, info: Info) -> bool:
     """Whether a registry takes every type; projects do."""
     with info.context.services.store.read() as db:
         sql = "SELECT all_types FROM registries WHERE project_id = ?"
