@@ -84,8 +84,10 @@ CREATE TABLE artifact_entries (
   digest TEXT NOT NULL,
   size INTEGER NOT NULL,
   sha256 TEXT REFERENCES blobs (sha256),
-  birth_id INTEGER,
-  PRIMARY KEY (artifact_id, path)
+  ref TEXT,
+  birth_id INTEGER NOT NULL,
+  PRIMARY KEY (artifact_id, path),
+  CHECK ((sha256 IS NULL) = (ref IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX artifact_entries_by_blob ON artifact_entries (sha256);
 CREATE INDEX artifact_entries_by_digest ON artifact_entries (digest);

@@ -76,8 +76,9 @@ def _path(cursor: str | None) -> str:
 
 
 def _file(context: Context, row: sqlite3.Row) -> Raw:
-    url = context.services.blobs.download_url(context.base_url, row["sha256"], row["path"])
-    return views.file(row, url)
+    if row["ref"]:
+        return views.file(row, row["ref"])
+    return views.file(row, context.services.blobs.download_url(context.base_url, row["sha256"], row["path"]))
 
 
 def _aliases(db: sqlite3.Connection, member: int) -> list[Raw]:
