@@ -109,7 +109,7 @@ def inherit(db: sqlite3.Connection, parent: int, run: int, step: int) -> None:
 
     The client counts a fork's own lines from 0, so those of the parent get the numbers below.
     """
-    sql = f"SELECT line {_OF} AND step <= ? ORDER BY number"  # noqa: S608
+    sql = f"SELECT line {_OF} AND step <= ? ORDER BY number"
     inherited = [row["line"] for row in db.execute(sql, (parent, "history", step))]
     _note_keys(db, run, inherited)
     db.executemany(
