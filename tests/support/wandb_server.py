@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlenv_local.journal import children
 from mlenv_local.wandb_server import running
 from mlenv_local.wandb_server.settings import Settings
 
@@ -182,11 +183,18 @@ class Client:
         return out + err
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
-    """SIGKILL a client and its wandb-core, as a lost node would."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def lose(process: subprocess.Popen[str]) -> None:
+    """SIGKILL a client and its wandb-core, which is in a session of its own, as a lost node would."""
+    for pid in [*descendants(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of a process, their children, and so on."""
+    found = children(pid)
+    return found + [one for child in found for one in descendants(child)]
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:

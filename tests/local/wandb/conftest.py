@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from wandb_server import Client, Server
@@ -27,8 +28,32 @@ def shared_key(shared: Server) -> str:
 
 @pytest.fixture
 def client(shared: Server, shared_key: str, tmp_path: Path) -> Client:
-    """User `ada` of the shared server."""
+    """User `ada` of the shared server, in processes of its own."""
     return Client(shared, tmp_path, shared_key)
+
+
+@pytest.fixture
+def sdk(in_process: Any) -> Iterator[Any]:
+    """The real client in this process; a run that a test has left open is ended, or the next one gets it."""
+    yield in_process
+    if in_process.run is not None:
+        in_process.run.finish()
+
+
+@pytest.fixture(scope="session")
+def in_process(shared: Server, shared_key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The real client in this process, as user `ada` of the shared server: starts in no time."""
+    environment = Client(shared, tmp_path_factory.mktemp("sdk"), shared_key).environment()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            if name.startswith("WANDB"):
+                patch.setenv(name, value)
+        import wandb
+
+        yield wandb
+        wandb.teardown()
 
 
 @pytest.fixture

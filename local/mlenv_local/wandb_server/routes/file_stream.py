@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ async def file_stream(request: Request) -> Response:
     """Take one message and answer once it is on disk."""
     services: Services = request.app.state.services
     raw = await request.body()
+    if request.headers.get("content-encoding") == "gzip":
+        raw = await services.blocking(gzip.decompress, raw)
     user = await services.blocking(services.authenticate, request.headers)
     if (fault := await services.faults.enter("file_stream")) is not None:
         return fault
