@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wandb_artifacts import FILES
+
 if TYPE_CHECKING:
     from wandb_server import Client
-
-FILES = """
-def artifact(name, kind="set", **files):
-    made = wandb.Artifact(name, kind)
-    for path, text in files.items():
-        with made.new_file(path) as file: file.write(text)
-    return made
-def log(run, made, **more):
-    run.log_artifact(made, **more)
-    return made.wait()
-def births(made): return {path: entry.birth_artifact_id for path, entry in made.manifest.entries.items()}
-"""
 
 
 def test_a_version_is_what_was_logged(client: Client) -> None:
@@ -36,8 +26,8 @@ first = api.artifact("logged/ck:v0")
 root = first.download()
 first.verify(root)
 tell({
-    "first": [first.id == one.id == again.id, first.version, sorted(first.aliases), first.tags, first.metadata,
-              first.description, first.ttl.total_seconds(), first.size, first.file_count, first.state,
+    "first": [first.id == one.id == again.id, first.version, sorted(first.aliases), first.tags,
+              first.metadata, first.description, first.ttl.total_seconds(), first.size, first.file_count, first.state,
               first.digest == one.digest, first.type],
     "files": {name: open(os.path.join(root, name)).read() for name in sorted(os.listdir(root))},
     "second": [two.version, api.artifact("logged/ck:v1").aliases, two.ttl],
@@ -51,7 +41,9 @@ tell({
         *["first", 86400.0, 9, 2, "COMMITTED", True, "set"],
     ]
     assert told["files"] == {"a": "alpha", "b": "beta"}
-    assert told["second"] == ["v1", [], None], "the alias latest has moved to the digest that was logged again"
+    assert told["second"] == ["v1", [], None], (
+        "the alias latest has moved to the digest that was logged again"
+    )
     assert told["births"] == [True, True]
     assert told["latest"] == "v0"
 
@@ -109,6 +101,7 @@ tell({
 
 
 def test_references_keep_their_place_and_other_artifacts_files(client: Client) -> None:
+    """Versions that the server does not know yet are named by an id of the client's, which it maps later."""
     told = client.run(
         FILES
         + """
@@ -120,14 +113,18 @@ with wandb.init(project="refs") as run:
     made.add_reference("store://bucket/key", name="cloud", checksum=False)
     made.add_reference("http://127.0.0.1:9/x", name="web", checksum=False)
     made.add_reference(base.get_entry("a"), name="other")
+    unsaved = artifact("unsaved", u="upsilon")
+    made.add_reference(f"wandb-client-artifact://{unsaved._client_id}/u", name="of-client")
+    log(run, unsaved)
     with made.new_file("own") as file: file.write("own")
     log(run, made)
 fetched = wandb.Api().artifact("refs/refs:v0")
 root = fetched.download(path_prefix="o")
 fetched.download(path_prefix="l")
+entries = fetched.manifest.entries
 tell({
-    "refs": {path: entry.ref for path, entry in sorted(fetched.manifest.entries.items()) if path != "other"},
-    "other": fetched.manifest.entries["other"].ref.split("://")[0],
+    "refs": {path: entry.ref for path, entry in sorted(entries.items()) if not path.startswith("o")},
+    "other": entries["other"].ref.split("://")[0],
     "files": [file.name for file in fetched.files()],
     "fetched": {name: open(os.path.join(root, name)).read() for name in sorted(os.listdir(root))},
     "count": fetched.file_count,
@@ -137,30 +134,12 @@ tell({
     )
     here = f"file://{told.pop('here')}"
     assert told == {
-        "refs": {"cloud": "store://bucket/key", "local": here, "own": None, "web": "http://127.0.0.1:9/x"},
+        "refs": {"cloud": "store://bucket/key", "local": here, "web": "http://127.0.0.1:9/x"},
         "other": "wandb-artifact",
-        "files": ["cloud", "local", "other", "own", "web"],
-        "fetched": {"local": "here", "other": "alpha", "own": "own"},
-        "count": 5,
+        "files": ["cloud", "local", "of-client", "other", "own", "web"],
+        "fetched": {"local": "here", "of-client": "upsilon", "other": "alpha", "own": "own"},
+        "count": 6,
     }
-
-
-def test_a_reference_to_a_version_that_is_not_committed_is_resolved(client: Client) -> None:
-    """The client names it by an id of its own, which the server maps when the second one is logged."""
-    told = client.run(
-        FILES
-        + """
-with wandb.init(project="mapped") as run:
-    base = artifact("base", a="alpha")
-    made = wandb.Artifact("refs", "set")
-    made.add_reference(f"wandb-client-artifact://{base._client_id}/a", name="x")
-    log(run, base)
-    log(run, made)
-root = wandb.Api().artifact("mapped/refs:v0").download()
-tell(open(os.path.join(root, "x")).read())
-"""
-    )
-    assert told == "alpha"
 
 
 def test_several_runs_contribute_to_one_distributed_version(client: Client) -> None:

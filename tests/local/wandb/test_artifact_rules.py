@@ -37,7 +37,9 @@ def test_the_empty_digest_is_the_clients() -> None:
 
 
 def test_a_merge_adds_and_replaces_and_keeps_what_it_does_not_know() -> None:
-    base = manifest.parse(written({"a": {"digest": DIGEST, "size": 1, "extra": {"x": 1}}, "b": {"digest": "old"}}))
+    base = manifest.parse(
+        written({"a": {"digest": DIGEST, "size": 1, "extra": {"x": 1}}, "b": {"digest": "old"}})
+    )
     patch = manifest.parse(written({"b": {"digest": "new"}, "c": {"digest": DIGEST, "ref": "s3://x/c"}}))
     whole = base.merged([patch])
     assert {entry.path: entry.digest for entry in whole.entries()} == {"a": DIGEST, "b": "new", "c": DIGEST}
@@ -67,7 +69,12 @@ def test_a_digest_that_is_no_md5_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("a", ("a", "latest")), ("a:v3", ("a", "v3")), ("a:", ("a", "latest")), ("a:best one", ("a", "best one"))],
+    [
+        ("a", ("a", "latest")),
+        ("a:v3", ("a", "v3")),
+        ("a:", ("a", "latest")),
+        ("a:best one", ("a", "best one")),
+    ],
 )
 def test_a_name_is_a_collection_and_an_alias(name: str, parts: tuple[str, str]) -> None:
     assert naming.split(name) == parts
