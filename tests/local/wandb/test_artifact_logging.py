@@ -27,8 +27,8 @@ root = first.download()
 first.verify(root)
 tell({
     "first": [first.id == one.id == again.id, first.version, sorted(first.aliases), first.tags,
-              first.metadata, first.description, first.ttl.total_seconds(), first.size, first.file_count, first.state,
-              first.digest == one.digest, first.type],
+              first.metadata, first.description, first.ttl.total_seconds(), first.size, first.file_count,
+              first.state, first.digest == one.digest, first.type],
     "files": {name: open(os.path.join(root, name)).read() for name in sorted(os.listdir(root))},
     "second": [two.version, api.artifact("logged/ck:v1").aliases, two.ttl],
     "births": [births(two)["a"] == one.id, births(two)["c"] == two.id],
