@@ -70,6 +70,8 @@ tell({
     "logged": [one.name for one in user.logged_artifacts()],
     "made": [one.name for one in api.run("lineage/maker").logged_artifacts()],
     "none": [len(user.used_artifacts()), [run.id for run in api.artifact("lineage/out:v0").used_by()]],
+    "deleted": [user.delete(delete_artifacts=True), api.artifact_exists("lineage/out:v0"),
+                api.artifact_exists("lineage/ck:v0"), [run.id for run in ck.used_by()]],
 })
 """
     )
@@ -80,6 +82,7 @@ tell({
         "logged": ["out:v0"],
         "made": ["ck:v0"],
         "none": [1, []],
+        "deleted": [None, False, True, ["u1"]],
     }
 
 

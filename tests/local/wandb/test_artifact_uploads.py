@@ -228,12 +228,19 @@ def test_contents_are_kept_while_a_pending_version_counts_on_them(raw: Raw, shar
     assert second.log()["state"] == "COMMITTED"
 
 
-def test_a_pending_version_can_be_deleted_and_begun_again(raw: Raw) -> None:
-    draft = raw.begin("undone", "ck", FILES)
+def test_a_pending_version_can_be_deleted_and_begun_again(raw: Raw, shared: Server) -> None:
+    files = {"a": b"of nobody else", "b": b"never sent"}
+    draft = raw.begin("undone", "ck", files)
     draft.send(draft.wanted()[0])
+    sha256 = hashlib.sha256(files["a"]).hexdigest()
+    content = shared.data / "blobs" / sha256[:2] / sha256
+    shared.collect()
+    assert content.exists(), "a version that is being logged keeps what has been sent"
     raw.mutate("deleteArtifact", "artifact { state }", artifactID=draft.id)
+    shared.collect()
+    assert not content.exists()
     with pytest.raises(RuntimeError, match="was deleted before it was committed"):
         draft.commit()
-    again = raw.begin("undone", "ck", FILES)
+    again = raw.begin("undone", "ck", files)
     assert again.id != draft.id
     assert again.log()["versionIndex"] == 0

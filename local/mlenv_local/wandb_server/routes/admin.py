@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlenv_local.wandb_server import accounts
+from mlenv_local.wandb_server.artifacts import expiry
 from mlenv_local.wandb_server.errors import Unauthenticated
 from mlenv_local.wandb_server.faults import rule_of
 
@@ -55,6 +56,7 @@ async def teams(request: Request) -> Response:
 async def collect(request: Request) -> Response:
     """POST deletes contents that nothing refers to; the answer says how many."""
     services = _admin(request)
+    await services.blocking(expiry.tidy, services.store, services.blobs)
     return JSONResponse({"collected": await services.blocking(services.blobs.collect)})
 
 
