@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import urllib.error
 from http.client import RemoteDisconnected
@@ -51,6 +52,16 @@ def crash(server: Server, operation: str, action: Callable[[], Any]) -> Any:
     return action()
 
 
+def kill_in_upload(server: Server, url: str) -> None:
+    """SIGKILL while half of a file has come."""
+    port, path = server.port, url.partition(str(server.port))[2]
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nal".encode())
+        wait_for(lambda: list((server.data / "staging").iterdir()), "the upload to begin")
+        server.kill()
+    server.start()
+
+
 def test_a_crash_before_any_commit_undoes_that_step_only(own_server: Own) -> None:
     server, client = own_server()
     raw = Raw(server, client.key)
@@ -58,6 +69,9 @@ def test_a_crash_before_any_commit_undoes_that_step_only(own_server: Own) -> Non
     aliases = [{"alias": "best", "artifactCollectionName": "ck"}]
     draft: Draft = crash(server, "CreateArtifact", lambda: raw.begin("p", "ck", files, aliases=aliases))
     wanted = crash(server, "CreateArtifactFiles", draft.wanted)
+    kill_in_upload(server, wanted[0]["uploadUrl"])
+    assert [one["uploadUrl"] is None for one in draft.wanted()] == [False, False]
+    assert list((server.data / "staging").iterdir()) == [], "half a file is of no use to anybody"
     assert crash(server, "upload", lambda: draft.send(wanted[0])) == 200
     assert [one["uploadUrl"] is None for one in draft.wanted()] == [True, False]
     assert draft.send(wanted[1]) == 200
@@ -130,7 +144,8 @@ with wandb.init(project="resumed") as run:
 
 def test_a_busy_storage_is_asked_again_and_a_closed_one_is_not(own_server: Own) -> None:
     server, client = own_server()
-    server.fault("upload", status=503, times=2)
+    server.fault("upload", drop_after=2, times=1)
+    server.fault("upload", status=503, times=1)
     server.fault("upload", status=403, after=2, times=1)
     told = client.run(
         FILES

@@ -150,7 +150,9 @@ def test_others_neither_see_nor_touch_a_users_artifacts(client: Client, shared: 
     client.run(
         FILES
         + """
-with wandb.init(project="private") as run: log(run, artifact("ck", a="one"))
+with wandb.init(project="private") as run:
+    log(run, artifact("ck", a="one"))
+    log(run, artifact("shown", a="two")).link("wandb-registry-dataset/shown")
 """
     )
     artifact = client.run('tell(wandb.Api().artifact("private/ck:v0").id)')
@@ -168,6 +170,9 @@ change = '''mutation D($id: ID!) {
 send = api._service_api.execute_graphql
 tell([tried(lambda: api.artifact("ada/private/ck:v0")), send(query, {"id": sys.argv[1]})["artifact"],
       tried(lambda: send(change, {"id": sys.argv[1]}))])
+shown = api.artifact("local-org/wandb-registry-dataset/shown:latest")
+root = shown.download(); shown.verify(root)
+assert shown.source_project == "" and shown.logged_by() is None and shown.used_by() == []
 """,
         artifact,
     )

@@ -88,6 +88,24 @@ def test_an_upload_that_was_cut_short_goes_on(raw: Raw) -> None:
     assert draft.commit()["versionIndex"] == 0, "the first client learns that its version is there"
 
 
+def test_who_goes_on_in_another_way_gets_what_it_says(raw: Raw) -> None:
+    """A version begun as an addition, and finished by somebody who logs the same files as a whole."""
+    base = raw.begin("ways", "ck", {"old": b"old"}).log()
+    addition = raw.begin("ways", "ck", FILES)
+    for one in addition.wanted():
+        addition.send(one)
+    given = {"type": "INCREMENTAL", "name": "wandb_manifest.incremental.json", "baseArtifactID": base["id"]}
+    assert addition.send_manifest(**given) == 200
+    whole = raw.begin("ways", "ck", FILES)
+    assert whole.id == addition.id
+    assert whole.log()["fileCount"] == 2
+    added = raw.begin("ways", "ck", {"new": b"new"})
+    added.send(added.wanted()[0])
+    added.send_manifest(**given)
+    made = added.commit()
+    assert (made["fileCount"], made["digest"] != addition.commit()["digest"]) == (2, True)
+
+
 def test_a_large_file_comes_in_parts_and_goes_on_with_those_that_lack(raw: Raw) -> None:
     parts = [b"x" * 70_000, b"y" * 70_000, b"z" * 10]
     whole = b"".join(parts)

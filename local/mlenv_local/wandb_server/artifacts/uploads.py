@@ -37,7 +37,11 @@ class Wanted:
 def announce_manifest(
     db: sqlite3.Connection, artifact: int, *, kind: str, name: str, run: str, digest: str, base: int | None
 ) -> int:
-    """The row of a version's manifest; a second call (with the digest, before the upload) gives the same."""
+    """The row of a version's manifest; a second call (with the digest, before the upload) gives the same.
+
+    A client that goes on with what another has begun may do it in another way: the other's way is forgotten.
+    """
+    db.execute("DELETE FROM artifact_manifests WHERE artifact_id = ? AND type != ?", (artifact, kind))
     (row,) = db.execute(
         "INSERT INTO artifact_manifests (artifact_id, type, name, run, digest, base_id, created_ms)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (artifact_id, type, name, run)"
