@@ -167,3 +167,14 @@ def test_urls_lead_back_to_where_the_client_asked() -> None:
     forwarded = {"host": "10.0.0.1", "x-forwarded-host": "w.example.com", "x-forwarded-proto": "https, http"}
     assert base(forwarded) == "https://w.example.com"
     assert base(forwarded, "https://fixed/") == "https://fixed"
+
+
+def test_what_the_client_reports_about_itself_is_not_taken(shared: Server) -> None:
+    assert ask(f"{shared.url}/sdk/otel/v1/metrics", "POST", b"{}").status == 404
+
+
+def test_a_request_that_cannot_fit_into_memory_is_refused(shared: Server) -> None:
+    from mlenv_local.wandb_server import context
+
+    answer = ask(f"{shared.url}/graphql", "POST", b" " * (context.LARGEST_BODY + 1))
+    assert answer.status == 413

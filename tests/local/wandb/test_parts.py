@@ -85,6 +85,14 @@ def test_a_document_is_parsed_and_validated_once() -> None:
     assert validate(schema.graphql, known) == []
 
 
+def test_whatever_can_be_asked_has_somebody_to_answer() -> None:
+    """A field of Query or Mutation without a resolver would answer null, which is a lie."""
+    schema = Schema().graphql
+    roots = [schema.query_type, schema.mutation_type]
+    fields = [(root.name, name, field) for root in roots if root for name, field in root.fields.items()]
+    assert [f"{root}.{name}" for root, name, field in fields if field.resolve is None] == []
+
+
 def test_input_fields_nobody_knows_are_dropped_only_when_null() -> None:
     schema = Schema()
     document = schema.document("mutation M($i: StopRunInput!) { stopRun(input: $i) { success } }", "")
