@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+_PLAIN = re.compile(r"[-A-Za-z0-9_./ ]*")
+"""Keys that any writer of JSON writes as they are."""
 _FIRST = -(1 << 62)
 _OF = "FROM run_lines WHERE run_id = ? AND stream = ?"
 
@@ -77,10 +80,11 @@ def sampled(db: sqlite3.Connection, run: int, spec: dict[str, Any]) -> list[dict
     """
     low, high = spec.get("minStep") or 0, spec.get("maxStep")
     every = steps(db, run, low, 1 << 62 if high is None else high + 1, -1)
-    keys = spec.get("keys") or []
+    keys, samples = spec.get("keys") or [], spec.get("samples") or 500
+    if all(_PLAIN.fullmatch(key) for key in keys):  # far fewer lines are then parsed than there are
+        every = evenly([line for line in every if all(f'"{key}":' in line for key in keys)], samples)
     rows = [row for row in map(parse, every) if all(key in row for key in keys)]
-    chosen = evenly(rows, spec.get("samples") or 500)
-    return [{key: row[key] for key in keys} if keys else row for row in chosen]
+    return [{key: row[key] for key in keys} if keys else row for row in evenly(rows, samples)]
 
 
 def evenly(items: Sequence[Any], wanted: int) -> list[Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from wandb_artifacts import Here
 from wandb_server import Client, Server
 
 if TYPE_CHECKING:
@@ -57,15 +60,54 @@ def in_process(shared: Server, shared_key: str, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Client]]]:
-    """Makes a server of one's own, and a client of its user `ada`."""
+def here(sdk: Any, shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Runs programs of the client in this process and in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return Here(sdk, shared)
+
+
+@dataclass
+class Own:
+    """A server that may be harmed, and its user `ada` in this process and in others."""
+
+    server: Server
+    client: Client
+    wandb: Any
+
+    def init(self, **arguments: Any) -> Any:
+        """A run there, by the client of this process."""
+        settings = self.wandb.Settings(base_url=self.server.url, api_key=self.client.key)
+        return self.wandb.init(settings=settings, **arguments)
+
+    def run(self, path: str) -> Any:
+        """A run there, as the public API reads it now."""
+        overrides = {"base_url": f"http://127.0.0.1:{self.server.port}"}
+        return self.wandb.Api(overrides=overrides, api_key=self.client.key).run(path)
+
+
+@pytest.fixture
+def own(sdk: Any, tmp_path: Path) -> Iterator[Callable[..., Own]]:
+    """Makes servers of one's own."""
     made: list[Server] = []
 
-    def make(crashed_after: float = 300.0) -> tuple[Server, Client]:
+    def make(crashed_after: float = 300.0) -> Own:
         server = Server(tmp_path / f"server-{len(made)}", crashed_after=crashed_after).start()
         made.append(server)
-        return server, Client(server, tmp_path, server.add_user("ada"))
+        return Own(server, Client(server, tmp_path, server.add_user("ada")), sdk)
 
-    yield make
+    with keeping_login():
+        yield make
     for server in made:
         server.stop()
+
+
+@contextmanager
+def keeping_login() -> Iterator[None]:
+    """A run with a server of its own logs the whole process in there; go back to the server before."""
+    from wandb.sdk import wandb_login, wandb_setup
+
+    settings = wandb_setup.singleton().settings
+    host, key = settings.base_url, os.environ["WANDB_API_KEY"]
+    yield
+    settings.base_url = host
+    wandb_login._login(host=host, key=key, update_api_key=False, _silent=True)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from wandb_artifacts import FILES, Draft, Raw
-from wandb_server import Client, lose, wait_for
+from wandb_server import lose, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import Own
     from wandb_server import Server
-
-    Own = Callable[..., tuple[Server, Client]]
 
 CRASHED = 70
 GONE = (ConnectionError, RemoteDisconnected, urllib.error.URLError)
@@ -62,8 +61,9 @@ def kill_in_upload(server: Server, url: str) -> None:
     server.start()
 
 
-def test_a_crash_before_any_commit_undoes_that_step_only(own_server: Own) -> None:
-    server, client = own_server()
+def test_a_crash_before_any_commit_undoes_that_step_only(own: Callable[..., Own]) -> None:
+    made = own()
+    server, client = made.server, made.client
     raw = Raw(server, client.key)
     files = {"a": b"alpha", "b": b"beta"}
     aliases = [{"alias": "best", "artifactCollectionName": "ck"}]
@@ -97,8 +97,9 @@ def test_a_crash_before_any_commit_undoes_that_step_only(own_server: Own) -> Non
     check(server).close()
 
 
-def test_the_client_goes_on_after_the_server_was_killed(own_server: Own) -> None:
-    server, client = own_server()
+def test_the_client_goes_on_after_the_server_was_killed(own: Callable[..., Own]) -> None:
+    made = own()
+    server, client = made.server, made.client
     server.fault("CommitArtifact", crash=True, times=1)
     process = client.start(
         FILES
@@ -119,8 +120,9 @@ with wandb.init(project="killed") as run:
     assert versions == [("COMMITTED", 0)]
 
 
-def test_another_process_finishes_what_a_killed_client_began(own_server: Own) -> None:
-    server, client = own_server()
+def test_another_process_finishes_what_a_killed_client_began(own: Callable[..., Own]) -> None:
+    made = own()
+    server, client = made.server, made.client
     server.fault("upload", delay=600.0, after=1)
     code = (
         FILES
@@ -142,8 +144,9 @@ with wandb.init(project="resumed") as run:
     assert states == [("COMMITTED", 0)], "the one that was begun has been finished"
 
 
-def test_a_busy_storage_is_asked_again_and_a_closed_one_is_not(own_server: Own) -> None:
-    server, client = own_server()
+def test_a_busy_storage_is_asked_again_and_a_closed_one_is_not(own: Callable[..., Own]) -> None:
+    made = own()
+    server, client = made.server, made.client
     server.fault("upload", drop_after=2, times=1)
     server.fault("upload", status=503, times=1)
     server.fault("upload", status=403, after=2, times=1)

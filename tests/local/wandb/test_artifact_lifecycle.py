@@ -10,11 +10,13 @@ from wandb_server import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import Own
+    from wandb_artifacts import Here
     from wandb_server import Client, Server
 
 
-def test_aliases_tags_and_edits(client: Client) -> None:
-    told = client.run(
+def test_aliases_tags_and_edits(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 import datetime
@@ -51,8 +53,8 @@ tell({"before": before, "moved": moved, "after": aliases(), "refused": refused,
     }
 
 
-def test_lineage_goes_both_ways(client: Client) -> None:
-    told = client.run(
+def test_lineage_goes_both_ways(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 with wandb.init(project="lineage", id="maker") as run:
@@ -87,9 +89,10 @@ tell({
 
 
 def test_deletion_spares_aliases_and_shared_contents(
-    own_server: Callable[..., tuple[Server, Client]],
+    own: Callable[..., Own],
 ) -> None:
-    server, client = own_server()
+    made = own()
+    server, client = made.server, made.client
     told = client.run(
         FILES
         + """
@@ -105,7 +108,7 @@ first = api.artifact("gone/ck:v0"); first.delete()
 there = api.artifact_exists("gone/ck:v0")
 api.artifact_collection("set", "gone/other").delete()
 left = api.artifact("gone/ck:v1")
-root = left.download(); left.verify(root)
+root = left.download(root="out", skip_cache=True); left.verify(root)
 with wandb.init(project="gone") as run: third = log(run, artifact("ck", a="shared", b="only in v0"))
 tell({"said": said, "there": there, "files": sorted(os.listdir(root)), "third": third.version,
       "collections": [one.name for one in api.artifact_type("set", "gone").collections()]})
@@ -123,8 +126,8 @@ tell(sorted(os.listdir(root)))
     assert told == ["a", "b"], "what is needed has not been collected"
 
 
-def test_a_version_ends_with_its_time_unless_it_is_linked(client: Client) -> None:
-    client.run(
+def test_a_version_ends_with_its_time_unless_it_is_linked(here: Here) -> None:
+    here.run(
         FILES
         + """
 import datetime
@@ -136,7 +139,7 @@ with wandb.init(project="expiry") as run:
     made.link("expiry/published")
 """
     )
-    told = client.run("""
+    told = here.run("""
 import time
 api, deadline = wandb.Api(), time.monotonic() + 60
 there = api.artifact_exists
@@ -146,8 +149,8 @@ tell([there("expiry/alone:v0"), there("expiry/linked:v0"), there("expiry/publish
     assert told == [False, True, True]
 
 
-def test_others_neither_see_nor_touch_a_users_artifacts(client: Client, shared: Server) -> None:
-    client.run(
+def test_others_neither_see_nor_touch_a_users_artifacts(here: Here, client: Client, shared: Server) -> None:
+    here.run(
         FILES
         + """
 with wandb.init(project="private") as run:
@@ -155,7 +158,7 @@ with wandb.init(project="private") as run:
     log(run, artifact("shown", a="two")).link("wandb-registry-dataset/shown")
 """
     )
-    artifact = client.run('tell(wandb.Api().artifact("private/ck:v0").id)')
+    artifact = here.run('tell(wandb.Api().artifact("private/ck:v0").id)')
     client.key = shared.add_user("eve")
     told = client.run(
         """
@@ -188,10 +191,10 @@ with wandb.init(entity="crew", project="shared") as run:
     assert told == "crew/shared/ck:v0"
 
 
-def test_an_abandoned_upload_leaves_no_version(client: Client, shared: Server) -> None:
+def test_an_abandoned_upload_leaves_no_version(here: Here, shared: Server) -> None:
     """Committed is only what was complete; the refusal says what is missing."""
     shared.fault("CommitArtifact", error="no commit today", times=1)
-    told = client.run(
+    told = here.run(
         FILES
         + """
 with wandb.init(project="abandoned") as run:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from wandb_artifacts import FILES
 
 if TYPE_CHECKING:
-    from wandb_server import Client
+    from wandb_artifacts import Here
 
 
-def test_a_version_is_what_was_logged(client: Client) -> None:
-    told = client.run(
+def test_a_version_is_what_was_logged(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 import datetime
@@ -23,7 +23,7 @@ with wandb.init(project="logged") as run:
     again = log(run, artifact("ck", a="alpha", b="beta"), aliases=["again"])
 api = wandb.Api()
 first = api.artifact("logged/ck:v0")
-root = first.download()
+root = first.download(root="out", skip_cache=True)
 first.verify(root)
 tell({
     "first": [first.id == one.id == again.id, first.version, sorted(first.aliases), first.tags,
@@ -48,9 +48,9 @@ tell({
     assert told["latest"] == "v0"
 
 
-def test_what_is_here_already_is_not_sent_again(client: Client) -> None:
-    client.server.fault("upload", delay=0.001, times=100)
-    client.run(
+def test_what_is_here_already_is_not_sent_again(here: Here) -> None:
+    here.server.fault("upload", delay=0.001, times=100)
+    here.run(
         FILES
         + """
 with wandb.init(project="sent", mode="online") as run:
@@ -59,19 +59,19 @@ with wandb.init(project="sent", mode="online") as run:
     log(run, artifact("two", a="alpha", b="beta", c="gamma"))
 """
     )
-    left = {rule["operation"]: rule["times"] for rule in client.server.faults()}
-    client.server.clear_faults()
+    left = {rule["operation"]: rule["times"] for rule in here.server.faults()}
+    here.server.clear_faults()
     run_files = 100 - left["upload"] - 2 - 1 - 2
     assert 0 <= run_files <= 4, "two files, one file, two manifests, and what the run itself uploads"
 
 
-def test_empty_incremental_and_drafted_versions(client: Client) -> None:
-    told = client.run(
+def test_empty_incremental_and_drafted_versions(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 def contents(name):
     fetched = wandb.Api().artifact(name)
-    root = fetched.download(root=name.replace("/", "-").replace(":", "-"))
+    root = fetched.download(root=name.replace("/", "-").replace(":", "-"), skip_cache=True)
     paths = sorted(os.listdir(root)) if os.path.exists(root) else []
     return [{path: open(os.path.join(root, path)).read() for path in paths}, fetched.size]
 with wandb.init(project="grown") as run:
@@ -100,9 +100,9 @@ tell({
     ]
 
 
-def test_references_keep_their_place_and_other_artifacts_files(client: Client) -> None:
+def test_references_keep_their_place_and_other_artifacts_files(here: Here) -> None:
     """Versions that the server does not know yet are named by an id of the client's, which it maps later."""
-    told = client.run(
+    told = here.run(
         FILES
         + """
 open("local.txt", "w").write("here")
@@ -119,8 +119,8 @@ with wandb.init(project="refs") as run:
     with made.new_file("own") as file: file.write("own")
     log(run, made)
 fetched = wandb.Api().artifact("refs/refs:v0")
-root = fetched.download(path_prefix="o")
-fetched.download(path_prefix="l")
+root = fetched.download(root="out", skip_cache=True, path_prefix="o")
+fetched.download(root="out", skip_cache=True, path_prefix="l")
 entries = fetched.manifest.entries
 tell({
     "refs": {path: entry.ref for path, entry in sorted(entries.items()) if not path.startswith("o")},
@@ -142,8 +142,8 @@ tell({
     }
 
 
-def test_several_runs_contribute_to_one_distributed_version(client: Client) -> None:
-    told = client.run(
+def test_several_runs_contribute_to_one_distributed_version(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 for name in ("a", "b"):
@@ -153,19 +153,19 @@ with wandb.init(project="spread", group="g", id="last") as run:
     run.finish_artifact(artifact("parts", c="ccc"), aliases=["whole"]).wait()
     log(run, artifact("parts", z="z"))
 fetched = wandb.Api().artifact("spread/parts:whole")
-root = fetched.download(); fetched.verify(root)
+root = fetched.download(root="out", skip_cache=True); fetched.verify(root)
 tell([fetched.version, sorted(os.listdir(root)), wandb.Api().artifact("spread/parts:v1").file_count])
 """
     )
     assert told == ["v0", ["a", "b", "c"], 1]
 
 
-def test_large_files_come_in_ranges_and_caches_are_not_trusted(client: Client) -> None:
-    told = client.run(
+def test_large_files_come_in_ranges_and_caches_are_not_trusted(here: Here) -> None:
+    told = here.run(
         """
 from pathlib import Path
 from wandb.sdk.artifacts.storage_policies import _multipart
-_multipart.MULTI_DEFAULT_PART_SIZE = 1 << 16
+usual = _multipart.multipart_download.__defaults__
 _multipart.multipart_download.__defaults__ = (1 << 16,)
 data = bytes(range(256)) * 1024
 Path("big").write_bytes(data)
@@ -177,6 +177,7 @@ with wandb.init(project="ranges") as run:
 fetched = wandb.Api().artifact("ranges/big:v0")
 root = Path(fetched.download(root="ranged", multipart=True, skip_cache=True))
 whole = (root / "big").read_bytes() == data
+_multipart.multipart_download.__defaults__ = usual
 (root / "big").write_bytes(bytes(len(data)))
 fetched.download(root="ranged", skip_cache=True)
 trusted = (root / "big").read_bytes() != data

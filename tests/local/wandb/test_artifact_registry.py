@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from wandb_artifacts import FILES
 
 if TYPE_CHECKING:
-    from wandb_server import Client
+    from wandb_artifacts import Here
 
 
-def test_the_public_api_lists_filters_sorts_and_pages(client: Client) -> None:
-    told = client.run(
+def test_the_public_api_lists_filters_sorts_and_pages(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 with wandb.init(project="many") as run:
@@ -67,8 +67,8 @@ tell({
     }
 
 
-def test_collections_are_renamed_described_tagged_and_moved(client: Client) -> None:
-    told = client.run(
+def test_collections_are_renamed_described_tagged_and_moved(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 with wandb.init(project="renamed") as run:
@@ -93,8 +93,8 @@ tell([again.description, again.tags, again.type, api.artifact("renamed/new:lates
     assert told == ["described", ["y"], "other", "other", True]
 
 
-def test_links_into_the_registry_and_back(client: Client) -> None:
-    told = client.run(
+def test_links_into_the_registry_and_back(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 from wandb.errors import CommError
@@ -107,7 +107,7 @@ first.link("wandb-registry-model/home")
 first.link("wandb-registry-model/home", aliases=["production"])
 path = "local-org/wandb-registry-model/home"
 fetched = api.artifact("wandb-registry-model/home:production")
-root = fetched.download(); fetched.verify(root)
+root = fetched.download(root="out", skip_cache=True); fetched.verify(root)
 try: first.link("wandb-registry-missing/home"); said = ""
 except Exception as error: said = str(error)
 sources = [one.qualified_name for one in first.linked_artifacts]
@@ -146,8 +146,8 @@ tell({
     }
 
 
-def test_registries_are_made_restricted_renamed_and_deleted(client: Client) -> None:
-    told = client.run(
+def test_registries_are_made_restricted_renamed_and_deleted(here: Here) -> None:
+    told = here.run(
         FILES
         + """
 api = wandb.Api()
