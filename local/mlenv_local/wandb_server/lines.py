@@ -35,10 +35,14 @@ def write_shared(
     db: sqlite3.Connection, run: int, stream: str, *, writer: str, offset: int, content: Sequence[str]
 ) -> None:
     """Put lines of one of several writers behind all there are, or where they were put the first time."""
-    known = "SELECT place, number FROM run_places WHERE run_id = ? AND stream = ? AND writer = ?"
-    numbers = {row["place"]: row["number"] for row in db.execute(known, (run, stream, writer))}
+    known = (
+        "SELECT place, number FROM run_places WHERE run_id = ? AND stream = ? AND writer = ?"
+        " AND place BETWEEN ? AND ?"
+    )
+    last = offset + len(content) - 1
+    numbers = {row["place"]: row["number"] for row in db.execute(known, (run, stream, writer, offset, last))}
     end = count(db, run, stream)
-    fresh = [place for place in range(offset, offset + len(content)) if place not in numbers]
+    fresh = [place for place in range(offset, last + 1) if place not in numbers]
     numbers |= {place: end + position for position, place in enumerate(fresh)}
     db.executemany(
         "INSERT INTO run_places VALUES (?, ?, ?, ?, ?)",
