@@ -28,7 +28,7 @@ def log(run, made, **more):
     run.log_artifact(made, **more)
     return made.wait()
 def fetch(made, root="out", **more):
-    """What the server has, by a cache that is empty: skip_cache=True mixes files up (see test_artifact_logging)."""
+    """What the server has, by a cache that is empty: skip_cache=True mixes files up (see its test)."""
     usual, fresh = os.environ["WANDB_CACHE_DIR"], os.path.abspath(f"cache-{len(os.listdir())}")
     os.environ["WANDB_CACHE_DIR"] = fresh
     try: return made.download(root=root, **more)

@@ -191,6 +191,26 @@ tell({"uncached": not any(path.is_file() for obj in cached for path in obj.rglob
     assert told == {"uncached": True, "whole": True, "trusted": True, "noticed": True}
 
 
+def test_a_url_that_has_expired_is_asked_for_again(here: Here) -> None:
+    told = here.run(
+        FILES
+        + """
+with wandb.init(project="expired") as run: log(run, artifact("ck", a="alpha"))
+fetched = wandb.Api().artifact("expired/ck:v0")
+usual = fetched._fetch_file_urls
+def expired(**page):
+    found = usual(**page)
+    for edge in found.edges:
+        path, _, name = edge.node.direct_url.rpartition("/")
+        vars(edge.node)["direct_url"] = f"{path[:-4]}AAAA/{name}"
+    return found
+fetched._fetch_file_urls = expired
+tell(open(os.path.join(fetch(fetched), "a")).read())
+"""
+    )
+    assert told == "alpha"
+
+
 def test_a_download_past_the_cache_spoils_the_next_one_of_the_process(here: Here) -> None:
     """The client's own mistake, here so that nobody forgets to verify: the bytes are another file's."""
     told = here.run(
