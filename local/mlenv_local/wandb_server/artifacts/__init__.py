@@ -1,0 +1,1 @@
+"""Artifacts: pure rules (manifest, naming, filters, paging), and what is stored, over one connection each."""

@@ -1,0 +1,82 @@
+"""Cutting connections: the outermost layer counts bytes and, when a fault says so, closes the socket hard."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from mlenv_local.wandb_server import faults
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Dropped(BaseException):
+    """The connection was cut; nobody is there to be told."""
+
+
+class Drops:
+    """Middleware that lets a request's bytes through until its fault's limit."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or as much of it as the fault lets through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        faults.reset()
+        request = _Request(scope, receive, send)
+        try:
+            await self._app(scope, request.receive, request.send)
+        except Dropped:
+            request.cut()
+            await asyncio.sleep(0)  # until uvicorn has noticed: it then expects no answer
+
+
+class _Request:
+    """The two directions of one request; uploads are counted as they come, all else as it goes."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._passed = 0
+        self._uploads = scope["method"] == "PUT"
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if self._uploads and message["type"] == "http.request":
+            self._count(len(message.get("body", b"")))
+        return message
+
+    async def send(self, message: Message) -> None:
+        left = faults.drop_after() - self._passed if faults.drop_after() >= 0 else None
+        if self._uploads or left is None or message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        body = message.get("body", b"")
+        if body and len(body) > left:
+            await self._send({"type": "http.response.body", "body": body[:left], "more_body": True})
+            raise Dropped
+        await self._send(message)
+        self._passed += len(body)
+
+    def _count(self, size: int) -> None:
+        self._passed += size
+        limit = faults.drop_after()
+        if 0 <= limit < self._passed:
+            raise Dropped
+
+    def cut(self) -> None:
+        """Close the socket of this request at once, whatever is under way on it."""
+        for connection in _connections(self._scope):
+            if connection.client == self._scope["client"]:
+                connection.transport.abort()
+
+
+def _connections(scope: Scope) -> list[Any]:
+    """Uvicorn's open connections: ASGI itself has no way to hang up."""
+    server = getattr(scope["app"].state, "server", None) if "app" in scope else None
+    return list(server.server_state.connections) if server is not None else []

@@ -1,0 +1,1 @@
+"""GraphQL resolvers: every module's `BINDABLES` become part of the schema."""

@@ -1,0 +1,1 @@
+"""HTTP routes: every module's `ROUTES` become part of the application, in the order of their `ORDER`."""
