@@ -89,6 +89,13 @@ ENV_CHECKPOINT: Final = "MLENV_CHECKPOINT"
 """spec.checkpoint of the job as JSON: when its Session saves, and what it goes on from."""
 ENV_SPOOL: Final = "MLENV_SPOOL"
 """Folder on the shared volume of spec.checkpoint.spool, this job's own; not set without one."""
+ENV_COURIER: Final = "MLENV_COURIER"
+"""Folder in which this pod's ranks and its courier leave each other word; not set without a courier."""
+# Environment that the operator sets in the courier's container alone.
+ENV_WANDB: Final = "MLENV_WANDB"
+"""spec.tracking.wandb of the job as JSON: where the courier carries checkpoints."""
+ENV_WANDB_KEY_FILE: Final = "MLENV_WANDB_KEY_FILE"
+"""File with the API key; no other container sees it."""
 # Environment that a job may set, to tell its launcher how to work.
 ENV_FORK_SERVER: Final = "MLENV_FORK_SERVER"
 """Yours to set: 0 has every rank started as a new Python, and none forked from one with torch imported."""
