@@ -52,6 +52,10 @@ RUN_DIR: Final = "/var/run/mlenv"
 SPOOL_DIR: Final = "/var/spool/mlenv"
 """Where the volume of spec.checkpoint.spool is mounted."""
 TRAINER_CONTAINER: Final = "trainer"
+COURIER_CONTAINER: Final = "courier"
+"""The sidecar that carries checkpoints to the store of spec.tracking."""
+WANDB_KEY_DIR: Final = "/var/run/secrets/mlenv-wandb"
+"""Where the courier, and it alone, has the API key as a file."""
 OPERATOR_PORT: Final = 8080
 MASTER_PORT: Final = 29500
 """Port promised to programs of ``launcher: None`` jobs; our launcher binds a free one and reports it."""
