@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,12 +20,8 @@ from mlenv_local.existing import install_existing
 from mlenv_local.external import ExternalCluster
 from mlenv_local.layout import STATE
 from mlenv_local.progress import Reporter
+from mlenv_local.telling import told
 from mlenv_local.wandb_server.cli import app as wandb_server
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    T = TypeVar("T")
 
 app = typer.Typer(
     name="local",
@@ -43,23 +38,8 @@ Name = Annotated[str, typer.Option(help="Which cluster; several live side by sid
 DEFAULT_NAME = "mlenv"
 
 
-def _told(command: Callable[..., T]) -> Callable[..., T]:
-    """Print what went wrong as a sentence, not as a traceback."""
-
-    @functools.wraps(command)
-    def wrapper(*args: object, **kwargs: object) -> T:
-        try:
-            return command(*args, **kwargs)
-        except LocalError as error:
-            _err.print("[red]Error:[/]", end=" ")
-            _err.print(str(error), markup=False, soft_wrap=True)
-            raise typer.Exit(1) from error
-
-    return wrapper
-
-
 @app.command()
-@_told
+@told
 def up(
     name: Name = DEFAULT_NAME,
     *,
@@ -85,7 +65,7 @@ def up(
 
 
 @app.command()
-@_told
+@told
 def install(
     kubeconfig: Annotated[Path, typer.Option(help="An existing cluster: kind, EKS, … Needs helm on PATH.")],
     operator_image: Annotated[str, typer.Option(help="Image of the operator that the cluster can pull.")],
@@ -102,7 +82,7 @@ def install(
 
 
 @app.command()
-@_told
+@told
 def down(name: Name = DEFAULT_NAME) -> None:
     """Take a cluster down and leave nothing of it; works after crashes, and when there is nothing to do."""
     cluster = Cluster(name, reporter=Reporter(_err))
@@ -113,7 +93,7 @@ def down(name: Name = DEFAULT_NAME) -> None:
 
 
 @app.command()
-@_told
+@told
 def status(name: Name = DEFAULT_NAME) -> None:
     """Say what runs; ends with 1 unless everything does."""
     cluster = Cluster(name)
@@ -130,7 +110,7 @@ def status(name: Name = DEFAULT_NAME) -> None:
 
 
 @app.command()
-@_told
+@told
 def kubeconfig(
     name: Name = DEFAULT_NAME,
     content: Annotated[bool, typer.Option("--content", help="Print the file itself, not its path.")] = False,
@@ -141,7 +121,7 @@ def kubeconfig(
 
 
 @app.command()
-@_told
+@told
 def logs(
     component: Annotated[str | None, typer.Argument(help="For example etcd or node-1/kubelet.")] = None,
     name: Name = DEFAULT_NAME,

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlenv_local.journal import children
 from mlenv_local.wandb_server import running
 from mlenv_local.wandb_server.settings import Settings
 
@@ -32,7 +33,14 @@ QUIET = {
     "WANDB_X_DISABLE_META": "true",
     "WANDB_X_DISABLE_MACHINE_INFO": "true",
     "WANDB_X_SAVE_REQUIREMENTS": "false",
+    # Fractions are cut off: half a second would be 0, which means the default.
     "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
+    "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "1",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "1",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1",
 }
 FOLDERS = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR")
 
@@ -182,11 +190,18 @@ class Client:
         return out + err
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
-    """SIGKILL a client and its wandb-core, as a lost node would."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def lose(process: subprocess.Popen[str]) -> None:
+    """SIGKILL a client and its wandb-core, which is in a session of its own, as a lost node would."""
+    for pid in [*descendants(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of a process, their children, and so on."""
+    found = children(pid)
+    return found + [one for child in found for one in descendants(child)]
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 
 from mlenv_local.wandb_server import accounts, routes
+from mlenv_local.wandb_server.artifacts import expiry
 from mlenv_local.wandb_server.blobs import Blobs
 from mlenv_local.wandb_server.context import THREADS, Services
 from mlenv_local.wandb_server.drops import Drops
@@ -92,6 +93,7 @@ async def _keep(services: Services) -> None:
     while services.settings.collect_every:
         await asyncio.sleep(services.settings.collect_every)
         await services.blocking(services.multipart.forget_old)
+        await services.blocking(expiry.tidy, services.store, services.blobs)
         await services.blocking(services.blobs.collect)
 
 

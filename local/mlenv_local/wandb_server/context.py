@@ -13,7 +13,7 @@ import anyio.to_thread
 from graphql import GraphQLResolveInfo
 
 from mlenv_local.wandb_server import accounts
-from mlenv_local.wandb_server.errors import Unauthenticated
+from mlenv_local.wandb_server.errors import TooLarge, Unauthenticated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 THREADS = 16
+LARGEST_BODY = 128 << 20
+"""Bytes of a GraphQL request or a message of a run; contents are streamed and may be larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,16 @@ Info: TypeAlias = GraphQLResolveInfo[Context]
 """What every resolver gets as its second argument."""
 Raw: TypeAlias = dict[str, Any]
 """A value of the schema."""
+
+
+async def body(request: Request) -> bytes:
+    """All of a request that must fit into memory; TooLarge otherwise."""
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > LARGEST_BODY:
+            raise TooLarge(f"The request has more than {LARGEST_BODY} bytes: send it in several.")
+    return bytes(received)
 
 
 def _password(value: str) -> str:

@@ -33,6 +33,12 @@ class Refused(ServerError):
     status = 400
 
 
+class TooLarge(ServerError):
+    """More than fits into memory."""
+
+    status = 413
+
+
 class Conflict(ServerError):
     """Somebody else was first."""
 

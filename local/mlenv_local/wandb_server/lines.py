@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+_PLAIN = re.compile(r"[-A-Za-z0-9_./ ]*")
+"""Keys that any writer of JSON writes as they are."""
+_FIRST = -(1 << 62)
 _OF = "FROM run_lines WHERE run_id = ? AND stream = ?"
 
 
@@ -37,9 +41,9 @@ def write(db: sqlite3.Connection, run: int, stream: str, offset: int, content: S
 
 
 def count(db: sqlite3.Connection, run: int, stream: str) -> int:
-    """The number of the next line."""
+    """The number of the next line; lines inherited by a fork have numbers below 0 and don't count."""
     last = db.execute(f"SELECT max(number) {_OF}", (run, stream)).fetchone()[0]
-    return 0 if last is None else int(last) + 1
+    return 0 if last is None else max(0, int(last) + 1)
 
 
 def tail(db: sqlite3.Connection, run: int, stream: str, lines: int) -> list[tuple[int, str]]:
@@ -65,18 +69,22 @@ def sample(db: sqlite3.Connection, run: int, stream: str, samples: int) -> list[
     numbers = [row[0] for row in db.execute(f"SELECT number {_OF} ORDER BY number", (run, stream))]
     sql = f"SELECT line {_OF} AND number = ?"
     if len(numbers) <= samples:
-        return [line for _, line in behind(db, run, stream, 0, len(numbers))]
+        return [line for _, line in behind(db, run, stream, _FIRST, len(numbers))]
     return [db.execute(sql, (run, stream, number)).fetchone()[0] for number in evenly(numbers, samples)]
 
 
 def sampled(db: sqlite3.Connection, run: int, spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """History rows that have all keys of the spec, only with these keys, evenly chosen."""
+    """History rows that have all keys of the spec, only with these keys, evenly chosen.
+
+    Other than in a page of history, the spec's `maxStep` is the last step wanted, not the first unwanted.
+    """
     low, high = spec.get("minStep") or 0, spec.get("maxStep")
-    every = steps(db, run, low, high if high is not None else 1 << 62, -1)
-    keys = spec.get("keys") or []
+    every = steps(db, run, low, 1 << 62 if high is None else high + 1, -1)
+    keys, samples = spec.get("keys") or [], spec.get("samples") or 500
+    if all(_PLAIN.fullmatch(key) for key in keys):  # far fewer lines are then parsed than there are
+        every = evenly([line for line in every if all(f'"{key}":' in line for key in keys)], samples)
     rows = [row for row in map(parse, every) if all(key in row for key in keys)]
-    chosen = evenly(rows, spec.get("samples") or 500)
-    return [{key: row[key] for key in keys} if keys else row for row in chosen]
+    return [{key: row[key] for key in keys} if keys else row for row in evenly(rows, samples)]
 
 
 def evenly(items: Sequence[Any], wanted: int) -> list[Any]:
@@ -100,11 +108,25 @@ def keys(db: sqlite3.Connection, run: int) -> dict[str, Any]:
     }
 
 
+def inherit(db: sqlite3.Connection, parent: int, run: int, step: int) -> None:
+    """Copy the parent's history up to a step.
+
+    The client counts a fork's own lines from 0, so those of the parent get the numbers below.
+    """
+    sql = f"SELECT line {_OF} AND step <= ? ORDER BY number"
+    inherited = [row["line"] for row in db.execute(sql, (parent, "history", step))]
+    _note_keys(db, run, inherited)
+    db.executemany(
+        "INSERT INTO run_lines VALUES (?, 'history', ?, ?, ?)",
+        [(run, number, _step(line), line) for number, line in enumerate(inherited, -len(inherited))],
+    )
+
+
 def forget_behind(db: sqlite3.Connection, run: int, step: int) -> None:
     """Delete history behind a step, and count its keys anew."""
     db.execute("DELETE FROM run_lines WHERE run_id = ? AND stream = 'history' AND step > ?", (run, step))
     db.execute("UPDATE runs SET history_keys = '{}' WHERE id = ?", (run,))
-    _note_keys(db, run, [line for _, line in behind(db, run, "history", 0, -1)])
+    _note_keys(db, run, [line for _, line in behind(db, run, "history", _FIRST, -1)])
 
 
 def _note_keys(db: sqlite3.Connection, run: int, fresh: Iterable[str]) -> None:

@@ -49,13 +49,19 @@ def ensure(
     if found is not None:
         return found, False
     wanted = name or DEFAULT
-    if not _NAME.fullmatch(wanted):
-        raise Refused(f"{wanted!r} is no project name: 1 to 128 characters, none of / \\ # ? % :")
+    checked_name(wanted)
     columns = "(entity_id, name, user_id, created_ms)"
     values = (owner["id"], wanted, user.id, now_ms())
     row = db.execute(f"INSERT INTO projects {columns} VALUES (?, ?, ?, ?)", values).lastrowid  # noqa: S608
     assert row is not None
     return by_id(db, user, row), True
+
+
+def checked_name(name: str) -> str:
+    """The name, if a project can be called so."""
+    if not _NAME.fullmatch(name):
+        raise Refused(f"{name!r} is no project name: 1 to 128 characters, none of / \\ # ? % :")
+    return name
 
 
 def by_id(db: sqlite3.Connection, user: User, project: int) -> sqlite3.Row:

@@ -106,11 +106,17 @@ def find(data: Path) -> Running | None:
     return running if is_alive(running.process) else None
 
 
-def ask(data: Path, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Use the administrator's endpoint of the running server."""
+def require(data: Path) -> Running:
+    """The server of that data folder; LocalError if it is not alive."""
     running = find(data)
     if running is None:
         raise LocalError(f"No W&B server runs over {data}: start it with `mlenv local wandb up`.")
+    return running
+
+
+def ask(data: Path, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Use the administrator's endpoint of the running server."""
+    running = require(data)
     request = urllib.request.Request(  # noqa: S310  (our own http URL)
         f"{running.url}{path}",
         data=None if body is None else json.dumps(body).encode(),

@@ -99,6 +99,8 @@ def upsert(db: sqlite3.Connection, user: User, asked: Mapping[str, Any]) -> tupl
     else:
         run, inserted = _ensure(db, user, asked)
     _change(db, run, asked)
+    if inserted:
+        _fork(db, run)
     return by_id(db, user, run), inserted
 
 
@@ -128,6 +130,19 @@ def _change(db: sqlite3.Connection, run: int, asked: Mapping[str, Any]) -> None:
     if changes:
         assignments = ", ".join(f"{column} = ?" for column in changes)
         db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*changes.values(), run))  # noqa: S608
+
+
+def _fork(db: sqlite3.Connection, run: int) -> None:
+    """Give a run that begins as a fork the history of the other one, up to where they part."""
+    row = db.execute("SELECT project_id, config FROM runs WHERE id = ?", (run,)).fetchone()
+    internal = json.loads(row["config"]).get("_wandb") or {}
+    branch = internal.get("value", internal).get("branch_point")
+    if not branch:
+        return
+    parent = find(db, row["project_id"], branch["run_id"])
+    if parent is None:
+        raise NotFound(f"There is no run {branch['run_id']!r} in this project to fork from.")
+    lines.inherit(db, parent["id"], run, int(branch["step"]))
 
 
 def _check_object(field: str, text: str | None) -> None:

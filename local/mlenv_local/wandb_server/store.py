@@ -33,6 +33,7 @@ class Store:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []
         self._after: list[Callable[[], None]] = []
         self._writer = self._open()
         self._depth = 0
@@ -67,20 +68,29 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view of what is committed; cannot write."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._open()
-            connection.execute("PRAGMA query_only=ON")
-            self._local.connection = connection
-        if connection.in_transaction:
-            yield connection
+        """One consistent view of what is committed, the thread's own if it has one; cannot write."""
+        active: sqlite3.Connection | None = getattr(self._local, "active", None)
+        if active is not None:
+            yield active
             return
+        connection = self._reader()
+        self._local.active = connection
         connection.execute("BEGIN")
         try:
             yield connection
         finally:
             connection.execute("ROLLBACK")
+            self._local.active = None
+            self._idle.append(connection)
+
+    def _reader(self) -> sqlite3.Connection:
+        """A connection that nobody uses: threads come and go, so connections are not theirs."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = self._open()
+            connection.execute("PRAGMA query_only=ON")
+            return connection
 
     def close(self) -> None:
         """Close all connections; no call may be under way."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from wandb_artifacts import Here
 from wandb_server import Client, Server
 
 if TYPE_CHECKING:
@@ -27,20 +31,83 @@ def shared_key(shared: Server) -> str:
 
 @pytest.fixture
 def client(shared: Server, shared_key: str, tmp_path: Path) -> Client:
-    """User `ada` of the shared server."""
+    """User `ada` of the shared server, in processes of its own."""
     return Client(shared, tmp_path, shared_key)
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, Client]]]:
-    """Makes a server of one's own, and a client of its user `ada`."""
+def sdk(in_process: Any) -> Iterator[Any]:
+    """The real client in this process; a run that a test has left open is ended, or the next one gets it."""
+    yield in_process
+    if in_process.run is not None:
+        in_process.run.finish()
+
+
+@pytest.fixture(scope="session")
+def in_process(shared: Server, shared_key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The real client in this process, as user `ada` of the shared server: starts in no time."""
+    environment = Client(shared, tmp_path_factory.mktemp("sdk"), shared_key).environment()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            if name.startswith("WANDB"):
+                patch.setenv(name, value)
+        import wandb
+
+        yield wandb
+        wandb.teardown()
+
+
+@pytest.fixture
+def here(sdk: Any, shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Runs programs of the client in this process and in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return Here(sdk, shared)
+
+
+@dataclass
+class Own:
+    """A server that may be harmed, and its user `ada` in this process and in others."""
+
+    server: Server
+    client: Client
+    wandb: Any
+
+    def init(self, **arguments: Any) -> Any:
+        """A run there, by the client of this process."""
+        settings = self.wandb.Settings(base_url=self.server.url, api_key=self.client.key)
+        return self.wandb.init(settings=settings, **arguments)
+
+    def run(self, path: str) -> Any:
+        """A run there, as the public API reads it now."""
+        overrides = {"base_url": f"http://127.0.0.1:{self.server.port}"}
+        return self.wandb.Api(overrides=overrides, api_key=self.client.key).run(path)
+
+
+@pytest.fixture
+def own(sdk: Any, tmp_path: Path) -> Iterator[Callable[..., Own]]:
+    """Makes servers of one's own."""
     made: list[Server] = []
 
-    def make(crashed_after: float = 300.0) -> tuple[Server, Client]:
+    def make(crashed_after: float = 300.0) -> Own:
         server = Server(tmp_path / f"server-{len(made)}", crashed_after=crashed_after).start()
         made.append(server)
-        return server, Client(server, tmp_path, server.add_user("ada"))
+        return Own(server, Client(server, tmp_path, server.add_user("ada")), sdk)
 
-    yield make
+    with keeping_login():
+        yield make
     for server in made:
         server.stop()
+
+
+@contextmanager
+def keeping_login() -> Iterator[None]:
+    """A run with a server of its own logs the whole process in there; go back to the server before."""
+    from wandb.sdk import wandb_login, wandb_setup
+
+    settings = wandb_setup.singleton().settings
+    host, key = settings.base_url, os.environ["WANDB_API_KEY"]
+    yield
+    settings.base_url = host
+    wandb_login._login(host=host, key=key, update_api_key=False, _silent=True)

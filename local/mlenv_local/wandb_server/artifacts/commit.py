@@ -67,7 +67,7 @@ def _base(db: sqlite3.Connection, blobs: Blobs, parts: list[sqlite3.Row]) -> Man
 
 def _fill(db: sqlite3.Connection, row: sqlite3.Row, entries: list[Entry], contents: dict[str, str]) -> None:
     db.executemany(
-        "INSERT INTO artifact_entries VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO artifact_entries VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 row["id"],
@@ -75,6 +75,7 @@ def _fill(db: sqlite3.Connection, row: sqlite3.Row, entries: list[Entry], conten
                 entry.digest,
                 entry.size,
                 contents[entry.path] if entry.is_file else None,
+                entry.ref or None,
                 uploads.birth(entry.birth, row["id"]),
             )
             for entry in entries

@@ -23,7 +23,7 @@ def use(db: sqlite3.Connection, run: int, artifact: sqlite3.Row, used_as: str | 
     )
 
 
-def users(db: sqlite3.Connection, artifact: int) -> list[int]:
+def users(db: sqlite3.Connection, artifact: int) -> list[int | None]:
     """Runs that used a version, the first first."""
     query = "SELECT run_id FROM artifact_uses WHERE artifact_id = ? ORDER BY created_ms, run_id"
     return [row["run_id"] for row in db.execute(query, (artifact,))]

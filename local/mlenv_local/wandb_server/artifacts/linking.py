@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlenv_local.wandb_server import ids
-from mlenv_local.wandb_server.artifacts import collections, links, naming
+from mlenv_local.wandb_server.artifacts import collections, links, naming, registries
 from mlenv_local.wandb_server.errors import Refused
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def portfolio(
 
 def _accepted(db: sqlite3.Connection, project: sqlite3.Row, kind: str) -> None:
     """Refused if the project is a registry that takes other types only."""
-    row = db.execute("SELECT all_types FROM registries WHERE project_id = ?", (project["id"],)).fetchone()
-    if row is None or row["all_types"]:
+    if registries.takes_all(db, project["id"]):
         return
     query = "SELECT name FROM artifact_types WHERE project_id = ? ORDER BY name"
     taken = [one["name"] for one in db.execute(query, (project["id"],))]

@@ -24,7 +24,7 @@ _MEMBERS = (
     "SELECT m.*, a.state, a.metadata, a.description, a.size, a.digest, a.created_ms AS made_ms,"
     " a.updated_ms AS changed_ms FROM artifact_memberships m JOIN artifacts a ON a.id = m.artifact_id"
 )
-_NEWEST_FIRST = "-id"
+_NEWEST_FIRST = ("id", True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def _chosen(rows: Iterable[sqlite3.Row], facts: Facts, asked: Asked) -> list[sql
     wanted = _condition(asked.filters)
     known = [(row, facts(row)) for row in rows]
     passed = [(row, fact) for row, fact in known if filters.matches(wanted, _lookup(fact))]
-    for field, descending in reversed([(_NEWEST_FIRST[1:], True), *filters.orders(asked.order)]):
+    for field, descending in reversed([*filters.orders(asked.order), _NEWEST_FIRST]):
         passed.sort(key=lambda one: filters.rank(_value(one[1], field)), reverse=descending)
     return [row for row, _ in passed]
 

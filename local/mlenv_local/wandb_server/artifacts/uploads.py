@@ -37,7 +37,11 @@ class Wanted:
 def announce_manifest(
     db: sqlite3.Connection, artifact: int, *, kind: str, name: str, run: str, digest: str, base: int | None
 ) -> int:
-    """The row of a version's manifest; a second call (with the digest, before the upload) gives the same."""
+    """The row of a version's manifest; a second call (with the digest, before the upload) gives the same.
+
+    A client that goes on with what another has begun may do it in another way: the other's way is forgotten.
+    """
+    db.execute("DELETE FROM artifact_manifests WHERE artifact_id = ? AND type != ?", (artifact, kind))
     (row,) = db.execute(
         "INSERT INTO artifact_manifests (artifact_id, type, name, run, digest, base_id, created_ms)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (artifact_id, type, name, run)"
@@ -168,15 +172,15 @@ class Page:
 def files(
     db: sqlite3.Connection, artifact: int, *, names: Sequence[str] | None, after: str, first: int
 ) -> Page:
-    """A version's files behind a path, by path; references left out."""
+    """What is in a version behind a path, by path; references too: the client fetches what is listed."""
     picked: list[str | int] = [artifact, *(names or ())]
-    where = "artifact_id = ? AND artifact_entries.sha256 IS NOT NULL"
+    where = "artifact_id = ?"
     if names:
         where += f" AND path IN ({', '.join('?' * len(names))})"
-    source = f"FROM artifact_entries JOIN blobs USING (sha256) WHERE {where}"
+    source = f"FROM artifact_entries x LEFT JOIN blobs b ON b.sha256 = x.sha256 WHERE {where}"
     (total,) = db.execute(f"SELECT count(*) {source}", picked).fetchone()
     rows = db.execute(
-        f"SELECT artifact_entries.*, blobs.created_ms {source} AND path > ? ORDER BY path LIMIT ?",
+        f"SELECT x.*, b.created_ms {source} AND path > ? ORDER BY path LIMIT ?",
         [*picked, after, first + 1],
     ).fetchall()
     return Page(rows[:first], total, len(rows) > first)

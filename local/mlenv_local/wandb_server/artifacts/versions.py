@@ -233,6 +233,13 @@ def forget(db: sqlite3.Connection, artifact: int) -> None:
     )
 
 
+def delete_logged(db: sqlite3.Connection, run: int) -> None:
+    """Delete all versions that a run logged, whatever their aliases: they go with the run."""
+    query = "SELECT id FROM artifacts WHERE run_id = ? AND state != 'DELETED'"
+    for artifact in db.execute(query, (run,)).fetchall():
+        forget(db, artifact["id"])
+
+
 def delete_collection(db: sqlite3.Connection, row: sqlite3.Row) -> None:
     """Delete a collection: a sequence with its versions, a portfolio with its links only."""
     if row["kind"] == collections.SEQUENCE:

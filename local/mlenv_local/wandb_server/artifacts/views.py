@@ -112,7 +112,8 @@ def tag(name: str) -> Raw:
 
 
 def file(row: sqlite3.Row, url: str) -> Raw:
-    """A row of `uploads.files`, and where it can be fetched."""
+    """A row of `uploads.files`, and where it can be fetched; a reference is stored nowhere here."""
+    place = f"wandb_artifacts/{row['birth_id']}/{manifest.hex_of(row['digest'])}" if row["sha256"] else None
     return {
         "id": ids.make("File", f"artifact/{row['artifact_id']}/{row['path']}"),
         "name": row["path"],
@@ -120,9 +121,9 @@ def file(row: sqlite3.Row, url: str) -> Raw:
         "url": url,
         "directUrl": url,
         "sizeBytes": row["size"],
-        "storagePath": f"wandb_artifacts/{row['birth_id']}/{manifest.hex_of(row['digest'])}",
+        "storagePath": place,
         "mimetype": mimetypes.guess_type(row["path"])[0],
-        "updatedAt": iso(row["created_ms"]),
+        "updatedAt": iso(row["created_ms"]) if row["created_ms"] else None,
         "digest": row["digest"],
         "md5": row["digest"],
     }

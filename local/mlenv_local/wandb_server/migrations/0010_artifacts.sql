@@ -1,6 +1,7 @@
--- Artifacts: collections of versions, what is in them, who made and used them.
+-- Artifacts: collections of versions, what is in them, who made and used them. AUTOINCREMENT where clients keep ids:
+-- the id of something deleted must never come to mean another thing.
 CREATE TABLE artifact_types (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   project_id INTEGER NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
   name TEXT NOT NULL,
   description TEXT,
@@ -11,7 +12,7 @@ CREATE TABLE artifact_types (
 -- A sequence owns its versions, a portfolio links to versions of sequences. `versions` counts all that ever were, so
 -- a version number is never given twice.
 CREATE TABLE artifact_collections (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   project_id INTEGER NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
   type_id INTEGER NOT NULL REFERENCES artifact_types (id) ON DELETE CASCADE,
   kind TEXT NOT NULL CHECK (kind IN ('SEQUENCE', 'PORTFOLIO')),
@@ -27,7 +28,7 @@ CREATE INDEX artifact_collections_by_type ON artifact_collections (type_id);
 
 -- PENDING until the manifest and every file are there, then COMMITTED with a version, in the end DELETED.
 CREATE TABLE artifacts (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   sequence_id INTEGER NOT NULL REFERENCES artifact_collections (id) ON DELETE CASCADE,
   state TEXT NOT NULL DEFAULT 'PENDING' CHECK (state IN ('PENDING', 'COMMITTED', 'DELETED')),
   version_index INTEGER,
@@ -65,7 +66,7 @@ CREATE INDEX artifact_clients_by_artifact ON artifact_clients (artifact_id);
 
 -- Uploaded manifests of a pending artifact; several runs contribute one patch each to a distributed one.
 CREATE TABLE artifact_manifests (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   artifact_id INTEGER NOT NULL REFERENCES artifacts (id) ON DELETE CASCADE,
   type TEXT NOT NULL CHECK (type IN ('FULL', 'PATCH', 'INCREMENTAL')),
   name TEXT NOT NULL,
@@ -84,14 +85,16 @@ CREATE TABLE artifact_entries (
   digest TEXT NOT NULL,
   size INTEGER NOT NULL,
   sha256 TEXT REFERENCES blobs (sha256),
-  birth_id INTEGER,
-  PRIMARY KEY (artifact_id, path)
+  ref TEXT,
+  birth_id INTEGER NOT NULL,
+  PRIMARY KEY (artifact_id, path),
+  CHECK ((sha256 IS NULL) = (ref IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX artifact_entries_by_blob ON artifact_entries (sha256);
 CREATE INDEX artifact_entries_by_digest ON artifact_entries (digest);
 
 CREATE TABLE artifact_memberships (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   collection_id INTEGER NOT NULL REFERENCES artifact_collections (id) ON DELETE CASCADE,
   artifact_id INTEGER NOT NULL REFERENCES artifacts (id) ON DELETE CASCADE,
   version_index INTEGER NOT NULL,
@@ -102,7 +105,7 @@ CREATE TABLE artifact_memberships (
 CREATE INDEX artifact_memberships_by_artifact ON artifact_memberships (artifact_id);
 
 CREATE TABLE artifact_aliases (
-  id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
   collection_id INTEGER NOT NULL REFERENCES artifact_collections (id) ON DELETE CASCADE,
   alias TEXT NOT NULL,
   membership_id INTEGER NOT NULL REFERENCES artifact_memberships (id) ON DELETE CASCADE,

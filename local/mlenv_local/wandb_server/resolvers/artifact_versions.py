@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from ariadne import ObjectType, UnionType
 
 from mlenv_local.wandb_server import ids, pages
 from mlenv_local.wandb_server.artifacts import lineage, links, uploads, versions, views
-from mlenv_local.wandb_server.errors import NotFound, Refused
+from mlenv_local.wandb_server.errors import Forbidden, NotFound, Refused
 from mlenv_local.wandb_server.resolvers import outside
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ def _path(cursor: str | None) -> str:
 
 
 def _file(context: Context, row: sqlite3.Row) -> Raw:
-    url = context.services.blobs.download_url(context.base_url, row["sha256"], row["path"])
-    return views.file(row, url)
+    if row["ref"]:
+        return views.file(row, row["ref"])
+    return views.file(row, context.services.blobs.download_url(context.base_url, row["sha256"], row["path"]))
 
 
 def _aliases(db: sqlite3.Connection, member: int) -> list[Raw]:
@@ -145,20 +147,24 @@ def resolve_manifest(artifact: Raw, info: Info) -> Raw | None:
 
 @artifact_type.field("createdBy")
 def resolve_creator(artifact: Raw, info: Info) -> Raw | None:
-    """The run that logged it."""
-    if artifact["run_row"] is None:
-        return None
+    """The run that logged it, for those who may see it."""
     with info.context.services.store.read() as db:
-        return outside.run(db, info.context, artifact["run_row"])
+        return next(iter(_visible(db, info.context, [artifact["run_row"]])), None)
 
 
 @artifact_type.field("usedBy")
 def resolve_users(artifact: Raw, info: Info) -> Raw:
-    """The runs that used it."""
+    """The runs that used it, as far as the user may see them."""
     with info.context.services.store.read() as db:
-        return pages.connection(
-            [outside.run(db, info.context, run) for run in lineage.users(db, artifact["row"])]
-        )
+        return pages.connection(_visible(db, info.context, lineage.users(db, artifact["row"])))
+
+
+def _visible(db: sqlite3.Connection, context: Context, runs: list[int | None]) -> list[Raw]:
+    found = []
+    for run in runs:
+        with contextlib.suppress(NotFound, Forbidden):
+            found += [outside.run(db, context, run)] if run is not None else []
+    return found
 
 
 @artifact_type.field("filesByManifestEntries")

@@ -180,8 +180,10 @@ def resolve_collections_of_type(
 @sequence_type.field("project")
 @portfolio_type.field("project")
 def resolve_collection_project(collection: Raw, info: Info) -> Raw | None:
-    """Where it is."""
+    """Where it is; nothing for those who know it only because a version of it is linked elsewhere."""
     with info.context.services.store.read() as db:
+        if not collections.may_read(db, info.context.user, collection["project_row"]):
+            return None
         return outside.project(db, info.context, collection["project_row"])
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ariadne import MutationType, ObjectType, QueryType
 
 from mlenv_local.wandb_server import ids, pages, projects, runs, selection
+from mlenv_local.wandb_server.artifacts import registries
 from mlenv_local.wandb_server.clock import iso
 from mlenv_local.wandb_server.resolvers.base import entity_view, user_view
 from mlenv_local.wandb_server.resolvers.runs import run_view
@@ -118,6 +119,7 @@ def upsert_model(_: None, info: Info, input: Raw) -> Raw:
     with context.services.store.write() as db:
         row, inserted = projects.ensure(db, context.user, input.get("name"), input.get("entityName"))
         projects.update(db, row["id"], input.get("description"), input.get("access"))
+        registries.settle(db, row["id"], input)
         view = project_view(projects.by_id(db, context.user, row["id"]))
     return {"project": view, "model": view, "inserted": inserted}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ariadne import ObjectType
+from ariadne import MutationType, ObjectType
 
-from mlenv_local.wandb_server import pages
-from mlenv_local.wandb_server.artifacts import collections, expiry, searching
+from mlenv_local.wandb_server import ids, pages, projects
+from mlenv_local.wandb_server.artifacts import collections, expiry, registries, searching
 from mlenv_local.wandb_server.resolvers import outside
 from mlenv_local.wandb_server.resolvers.base import SERVED_FEATURES
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SERVED_FEATURES |= {"ARTIFACT_REGISTRY_SEARCH", "INCLUDE_ARTIFACT_TYPES_IN_REGISTRY_CREATION"}
 
+mutation = MutationType()
 entity_type = ObjectType("Entity")
 project_type = ObjectType("Project")
 organization_type = ObjectType("Organization")
@@ -78,8 +79,8 @@ def resolve_collections(
     """Collections over several registries."""
     context: Context = info.context
     with context.services.store.read() as db:
-        projects = [row["id"] for row in _matching(db, context, entity, projectFilters)]
-        rows = collections.listed(db, projects, collectionTypes or ())
+        found_in = [row["id"] for row in _matching(db, context, entity, projectFilters)]
+        rows = collections.listed(db, found_in, collectionTypes or ())
         return searching.collections_page(db, rows, searching.Asked(filters, order, first, after))
 
 
@@ -99,9 +100,9 @@ def resolve_memberships(
     context: Context = info.context
     expiry.expire(context.services.store)
     with context.services.store.read() as db:
-        projects = [row["id"] for row in _matching(db, context, entity, projectFilters)]
+        found_in = [row["id"] for row in _matching(db, context, entity, projectFilters)]
         found = searching.matching_collections(
-            db, collections.listed(db, projects), searching.Asked(collectionFilters)
+            db, collections.listed(db, found_in), searching.Asked(collectionFilters)
         )
         members = searching.members(db, [row["id"] for row in found])
         return searching.members_page(db, members, searching.Asked(filters, order, first, after))
@@ -111,9 +112,27 @@ def resolve_memberships(
 def resolve_all_types(project: Raw, info: Info) -> bool:
     """Whether a registry takes every type; projects do."""
     with info.context.services.store.read() as db:
-        sql = "SELECT all_types FROM registries WHERE project_id = ?"
-        row = db.execute(sql, (project["row"],)).fetchone()
-        return row is None or bool(row["all_types"])
+        return registries.takes_all(db, project["row"])
+
+
+@mutation.field("renameProject")
+def rename_project(_: None, info: Info, input: Raw) -> Raw:
+    """Give a registry another name."""
+    context: Context = info.context
+    path = (input["entityName"], input["oldProjectName"], input["newProjectName"])
+    with context.services.store.write() as db:
+        row = registries.rename(db, context.user, *path)
+        return {"inserted": False, "project": outside.project(db, context, row)}
+
+
+@mutation.field("deleteModel")
+def delete_model(_: None, info: Info, input: Raw) -> Raw:
+    """Delete a project or a registry with all that is in it."""
+    context: Context = info.context
+    with context.services.store.write() as db:
+        row = projects.by_id(db, context.user, ids.parse_int("Project", input["id"]))
+        registries.delete(db, context.services.blobs, row["id"])
+    return {"success": True}
 
 
 def _core(context: Context, entity: Raw) -> None:
@@ -140,4 +159,4 @@ def _matching(
     return searching.projects(_projects(db, context, entity), searching.Asked(wanted, order))
 
 
-BINDABLES = [entity_type, project_type, organization_type]
+BINDABLES = [mutation, entity_type, project_type, organization_type]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ariadne import MutationType, ObjectType
 
 from mlenv_local.wandb_server import ids, projects, runs
+from mlenv_local.wandb_server.artifacts import versions
 from mlenv_local.wandb_server.clock import iso, now_ms
 from mlenv_local.wandb_server.resolvers.base import user_view
 
@@ -97,6 +98,8 @@ def delete_run(_: None, info: Info, input: Raw) -> Raw:
     context: Context = info.context
     with context.services.store.write() as db:
         row = runs.by_id(db, context.user, ids.parse_int("Run", input["id"]))
+        if input.get("deleteArtifacts"):
+            versions.delete_logged(db, row["id"])
         runs.delete(db, row["id"])
         context.services.blobs.drop(db, f"run/{row['id']}/")
     return {"clientMutationId": input.get("clientMutationId")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlenv_local.wandb_server import runs, stream
+from mlenv_local.wandb_server.context import body
 from mlenv_local.wandb_server.errors import Refused
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 async def file_stream(request: Request) -> Response:
     """Take one message and answer once it is on disk."""
     services: Services = request.app.state.services
-    raw = await request.body()
+    raw = await body(request)
+    if request.headers.get("content-encoding") == "gzip":
+        raw = await services.blocking(gzip.decompress, raw)
     user = await services.blocking(services.authenticate, request.headers)
     if (fault := await services.faults.enter("file_stream")) is not None:
         return fault
