@@ -66,7 +66,8 @@ class Depot:
         """
         past = mine.known.expected if mine.known else None
         newest = self._newest(mine)
-        wanted = min(past.step, mine.ceiling or past.step) if past else 0
+        wanted = min(past.step, mine.ceiling or past.step) if past else -1
+        # The first attempt of a job, or after a new start, has nobody who could have carried anything.
         if newest < wanted or (newest < 0 and self._job.attempt > mine.since):
             self._ask(mine, newest, known=past is not None)
         while True:

@@ -163,6 +163,21 @@ class TestGoingOn:
 
 
 class TestAway:
+    def test_a_first_attempt_asks_nobody(
+        self, pod: Pod, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with attempt(pod, monkeypatch, 1, carries=False):
+            Training(pod, 1).steps(2)
+        assert "from the store" not in capsys.readouterr().out
+
+    def test_without_a_recorded_past_it_starts_afresh_and_says_so(
+        self, pod: Pod, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MLENV_STORE_PATIENCE", "0.2")
+        with attempt(pod, monkeypatch, 2, carries=False):
+            Training(pod, 2).steps(2)
+        assert "the store cannot be asked (its courier has not answered yet)" in capsys.readouterr().out
+
     def test_nothing_starts_afresh_while_the_store_cannot_be_asked(
         self, pod: Pod, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, wandb: Server
     ) -> None:
