@@ -53,7 +53,9 @@ def _run(found: config.Config, end: threading.Event, *, once: bool, patience: fl
     try:
         while not once and not end.is_set():
             end.wait(courier.turn())
-        return _drain(courier, patience if once else found.grace)
+        code = _drain(courier, patience if once else found.grace)
+        store.finish()
+        return code
     finally:
         store.close()
         spool.end()

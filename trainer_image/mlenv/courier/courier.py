@@ -95,6 +95,8 @@ class Courier:
         self._answer(answer)
         self._answered = wanted.nonce
         self._settled = False
+        self._unreadable = {}
+        self._spool.forget()
         self._fault, self._failures = None, 0
         self._say(answer.words)
 

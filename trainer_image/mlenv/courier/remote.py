@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHORT_SECONDS: Final = 180.0
 """For an errand without data."""
+FINISH_SECONDS: Final = 20.0
 SLOWEST: Final = 1 << 20
 """Bytes a second: an upload or download slower than that is begun again."""
 EXPIRES_SECONDS: Final = 7 * 86400
@@ -106,6 +107,12 @@ class Store:
         self._do(
             "expire", SHORT_SECONDS, name=version.name, kind=_kind(version.node), seconds=EXPIRES_SECONDS
         )
+
+    def finish(self) -> None:
+        """Have the run shown as finished; a later courier opens it again."""
+        if self._child is not None:
+            with suppress(StoreFailed):
+                self._do("finish", FINISH_SECONDS)
 
     def close(self) -> None:
         """End the child, if there is one, and remove its files."""

@@ -77,6 +77,12 @@ class Client:
             self._run = wandb.init(**settings)
         return self._run
 
+    def _finish(self) -> None:
+        """Say that the run is over, as far as this courier knows."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
     def _read(self, name: str, kind: str, uri: str, into: str) -> dict[str, Any]:
         """Bring one file, and say what arrived: by its own hash, as the client trusts sizes and caches."""
         entry = self._artifact(name, kind).get_entry(uri)

@@ -21,9 +21,19 @@ RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"
 """Its own: what it takes is not the trainer's, and running out of memory ends it alone."""
 _KEY: Final = "api-key"
 _PASSED_ON: Final = frozenset(
-    {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+    {
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "PATH",
+        "PYTHONPATH",
+        "LD_LIBRARY_PATH",
+    }
 )
-"""Variables of the job or its environment that say how the store is reached."""
+"""Variables of the job or its environment that say how the store is reached, and where Python is."""
 
 
 def folder(job: JobView, what: Effective) -> str:
@@ -38,7 +48,7 @@ def container(job: JobView, what: Effective, wandb: WandbSpec, index: int) -> di
         "name": names.COURIER_CONTAINER,
         "image": what.image,
         "imagePullPolicy": what.image_pull_policy,
-        "command": [what.python, "-m", "mlenv.courier"],
+        "command": list(what.courier),
         "restartPolicy": "Always",
         "env": _environment(job, what, wandb, index),
         "resources": RESOURCES,
@@ -100,14 +110,9 @@ def _mounts(what: Effective) -> list[dict[str, Any]]:
     own = (shared, (TMP_VOLUME, "/tmp"))  # noqa: S108
     mounts: list[dict[str, Any]] = [{"name": name, "mountPath": path} for name, path in own]
     key = {"name": KEY_VOLUME, "mountPath": names.WANDB_KEY_DIR, "readOnly": True}
-    return [*mounts, key, *_certificates(what)]
+    return [*mounts, key, *_inherited(what, {path for _, path in own})]
 
 
-def _certificates(what: Effective) -> list[dict[str, Any]]:
-    """Mounts of the trainer that hold certificates which a variable names."""
-    paths = [one.value for one in what.env if one.name.upper() in _PASSED_ON and one.value]
-    return [
-        {**one, "readOnly": True}
-        for one in what.mounts
-        if any(f"{path}/".startswith(f"{mount_path(one)}/") for path in paths)
-    ]
+def _inherited(what: Effective, taken: set[str]) -> list[dict[str, Any]]:
+    """The trainer's own volumes, to be read: certificates, and images whose Python lies on a volume."""
+    return [{**one, "readOnly": True} for one in what.mounts if mount_path(one) not in taken]

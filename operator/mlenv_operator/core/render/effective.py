@@ -57,8 +57,8 @@ class Effective:
     """spec.checkpoint for the Session, as JSON without defaults; empty when it says nothing."""
     wandb: WandbSpec | None = None
     """Where a courier carries checkpoints; none without."""
-    python: str = "python3"
-    """The interpreter that has mlenv."""
+    courier: tuple[str, ...] = ("python3", "-m", "mlenv.courier")
+    """The command of the courier: mlenv is started there as the launcher is here."""
 
 
 def effective(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Effective:
@@ -93,7 +93,7 @@ def effective(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Eff
         spool=spec.checkpoint.spool.volume_claim_name if spec.checkpoint.spool else "",
         checkpoint=_checkpoint(spec) if mlenv else "",
         wandb=_wandb(spec, base) if mlenv else None,
-        python=(base.launcher_command or _DEFAULT_LAUNCHER)[0],
+        courier=_courier(base.launcher_command or _DEFAULT_LAUNCHER),
     )
 
 
@@ -110,6 +110,12 @@ def _checkpoint(spec: TrainingJobSpec) -> str:
 def _wandb(spec: TrainingJobSpec, base: EnvironmentSpec) -> WandbSpec | None:
     tracking = spec.tracking or base.tracking
     return tracking.wandb if tracking else None
+
+
+def _courier(launcher: tuple[str, ...]) -> tuple[str, ...]:
+    """What runs Python modules in this image, as far as the launcher's command shows it."""
+    before = launcher[: launcher.index("-m")] if "-m" in launcher else _DEFAULT_LAUNCHER[:1]
+    return (*before, "-m", "mlenv.courier")
 
 
 def _program(spec: TrainingJobSpec, launcher: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
