@@ -111,14 +111,16 @@ class Depot:
             finite=self._finite,
         )
         self._control.together("asking the courier", lambda: self._leave_word(courier, wanted))
-        end = time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
+        heard, end = "", time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
         while True:
             said = self._wait(courier, wanted, end) if self._job.main else (None, False)
             found, late = self._control.gather(said)[0]
             if found is not None and found.done:
                 return found
             words = found.words if found else "its courier has not answered yet"
-            if late:
+            if found is not None and found.patience and words != heard:
+                heard, end = words, max(end, time.monotonic() + found.patience)
+            elif late:
                 raise Away(words)
             self._say(f"waits for a checkpoint from the store: {words}")
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,9 @@ from datasets import Numbers
 from torch import nn
 
 import mlenv as ml
-from mlenv import record, resume
+from mlenv import depot, record, resume
 from mlenv.ckpt import listing, names
+from mlenv.courier import pages
 from mlenv_api import names as api_names
 
 if TYPE_CHECKING:
@@ -163,6 +165,17 @@ class TestGoingOn:
 
 
 class TestAway:
+    def test_while_it_is_being_brought_patience_has_no_end(
+        self, pod: Pod, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, wandb: Server
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        monkeypatch.setenv("MLENV_STORE_PATIENCE", "0.01")
+        pages.write(pod.own, pages.BROUGHT, pages.Brought(nonce="n", words="bringing", patience=60))
+        monkeypatch.setattr(depot, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="n")))
+        with attempt(pod, monkeypatch, 2, past=trained):
+            second = Training(pod, 2).steps(7)
+        assert len(second.seen) == 1
+
     def test_a_first_attempt_asks_nobody(
         self, pod: Pod, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

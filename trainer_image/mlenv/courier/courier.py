@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the spool."""
+WAITED_FOR_SECONDS: Final = 10.0
+"""The longest pause between two tries while ranks wait, unless the server asks for more."""
 PARTS_SECONDS: Final = 10.0
 """Between two looks for other nodes' parts."""
 SERIOUS: Final = 3
@@ -46,12 +48,12 @@ class Courier:
         self._say = say
         self._now = now
         self._errands = Errands(config, spool, store)
-        self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say)
+        self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say, self._answer)
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
         self._failures = 0
         self._fault: Fault | None = None
-        self._not_before = 0.0
+        self._not_before = self._serve_after = 0.0
         before = pages.read(config.own, pages.BROUGHT, Brought)
         self._answered = before.nonce if before is not None and before.done else ""
         self._unreadable: dict[plan.Identity, Fault] = {}
@@ -85,7 +87,7 @@ class Courier:
     def _serve(self) -> None:
         """Bring what rank 0 waits for: that comes before all else."""
         wanted = pages.read(self._config.own, pages.WANTED, Wanted)
-        if wanted is None or wanted.nonce == self._answered:
+        if wanted is None or wanted.nonce == self._answered or self._now() < self._serve_after:
             return
         try:
             answer = self._fetcher.bring(wanted)
@@ -166,6 +168,7 @@ class Courier:
         self._fault = fault
         wait = faults.delay(fault, self._failures, random.random())  # noqa: S311  (jitter)
         self._not_before = self._now() + wait
+        self._serve_after = self._now() + max(fault.after, min(wait, WAITED_FOR_SECONDS))
         return LOOK_SECONDS
 
     def _report(self) -> None:

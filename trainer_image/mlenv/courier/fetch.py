@@ -11,6 +11,7 @@ from mlenv.courier import failpoints, plan
 from mlenv.courier.errors import StoreFailed, Unfit
 from mlenv.courier.faults import Fault, Kind
 from mlenv.courier.pages import Brought, Wanted
+from mlenv.courier.remote import patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,17 +40,26 @@ def candidates(heads: Iterable[plan.Version], wanted: Wanted) -> list[plan.Versi
 
 
 class Fetcher:
-    """Brings what rank 0 wants. `say` gets a line about each that is passed over."""
+    """Brings what rank 0 wants. `say` gets a line about each passed over; `tell` is told how it goes."""
 
-    def __init__(self, store: Store, folder: Path, work: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        work: Path,
+        say: Callable[[str], None],
+        tell: Callable[[Brought], None],
+    ) -> None:
         self._store = store
         self._folder = folder
         self._work = work
         self._say = say
+        self._tell = tell
+        self._nonce = ""
 
     def bring(self, wanted: Wanted) -> Brought:
         """The newest that is whole. Raises StoreFailed where the store cannot be asked."""
-        passed = []
+        passed, self._nonce = [], wanted.nonce
         for version in candidates(self._store.heads(), wanted):
             try:
                 name = self._here(version) or self._one(version)
@@ -109,7 +119,10 @@ class Fetcher:
 
     def _files(self, version: plan.Version, whole: seal.Seal, staging: Path) -> None:
         homes = {0: version.name, **dict(version.parts)}
-        for part in plan.needed(whole):
+        parts = plan.needed(whole)
+        for number, part in enumerate(parts):
+            words = f"bringing {whole.folder}, file {number + 1} of {len(parts)} ({part.size} bytes)"
+            self._tell(Brought(nonce=self._nonce, words=words, patience=int(patience(part.size))))
             node = part.node or 0
             if node not in homes:
                 raise Unfit(f"nobody knows which version holds the part of node {node}")

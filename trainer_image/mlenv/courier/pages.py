@@ -51,6 +51,8 @@ class Brought(Model):
     """Whether this is the end of it; without a name: the store has none, for sure."""
     words: str = ""
     """What happens, or why there is none."""
+    patience: int = Field(default=0, ge=0, le=10**7)
+    """While something is being brought: seconds in which the next word comes, or nothing does."""
 
 
 class Report(Model):

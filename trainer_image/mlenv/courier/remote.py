@@ -70,7 +70,7 @@ class Store:
             "name": config.job if node == 0 else f"{config.job} (node {node})",
             "group": config.uid,
         }
-        seconds = _patience(size)
+        seconds = patience(size)
         self._do(
             "push",
             seconds,
@@ -85,7 +85,7 @@ class Store:
 
     def check(self, version: Version, files: list[tuple[str, int, str]], scratch: Path) -> list[str]:
         """Read a version back; what is wrong with it, in words. What is right is marked as verified."""
-        kind, seconds = _kind(version.node), _patience(version.size)
+        kind, seconds = _kind(version.node), patience(version.size)
         wrong: list[str] = self._do(
             "check", seconds, name=version.name, kind=kind, files=files, scratch=str(scratch)
         )
@@ -95,7 +95,7 @@ class Store:
 
     def read(self, version: str, node: int, uri: str, into: Path, size: int) -> tuple[int, str]:
         """Bring one file into a folder; its size and SHA-256 as it arrived."""
-        found = self._do("read", _patience(size), name=version, kind=_kind(node), uri=uri, into=str(into))
+        found = self._do("read", patience(size), name=version, kind=_kind(node), uri=uri, into=str(into))
         return found["size"], found["hash"]
 
     def delete(self, version: Version) -> None:
@@ -227,5 +227,6 @@ def _kind(node: int) -> str:
     return naming.TYPE if node == 0 else naming.PART_TYPE
 
 
-def _patience(size: int) -> float:
+def patience(size: int) -> float:
+    """Seconds for an errand with so many bytes."""
     return SHORT_SECONDS + size / SLOWEST
