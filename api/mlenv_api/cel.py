@@ -206,6 +206,7 @@ TRAINING_JOB_SPEC: Final = rules(
     frozen_unless_suspended("podTemplateOverrides", optional=True),
     frozen_unless_suspended("scheduling", optional=False),
     frozen_unless_suspended("checkpoint", optional=True),
+    frozen_unless_suspended("tracking", optional=True),
     Rule(
         rule="has(self.environmentRef) || has(self.trainer.image)",
         message="an image is needed: set trainer.image, or name an environment in environmentRef",

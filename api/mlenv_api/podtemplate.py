@@ -19,6 +19,7 @@ from mlenv_api.fields import (
     Text,
     keyed_by,
 )
+from mlenv_api.tracking import TrackingSpec
 
 
 class PullPolicy(StrEnum):
@@ -159,5 +160,7 @@ class EnvironmentSpec(Model):
     """Volumes, tolerations and the rest, under those of the job."""
     defaults: EnvironmentDefaults = EnvironmentDefaults()
     """Used where the job is silent."""
+    tracking: TrackingSpec | None = None
+    """Where checkpoints of jobs are carried that say nothing of it themselves."""
     description: Annotated[str, Field(max_length=1024)] = ""
     """For people: what this environment is for."""

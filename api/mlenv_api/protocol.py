@@ -123,6 +123,22 @@ class Checkpoint(Model):
     """SHA-256 of its seal, which covers every file."""
 
 
+class Uploaded(Checkpoint):
+    """A checkpoint of which a store has every byte: it was read back."""
+
+    artifact: Name = ""
+    """Name and version in the store, as ``team/project/ranker-…-ckpt:v7``."""
+    url: Text = ""
+    """Page of the run that logged it."""
+
+
+class Degraded(Model):
+    """Checkpoints do not get into the store, or not in time."""
+
+    reason: Annotated[str, Field(pattern="^[A-Z][A-Za-z]{0,63}$")]
+    message: Text
+
+
 class Origin(Model):
     """What the ranks of one attempt run from."""
 
@@ -152,6 +168,10 @@ class Beat(Model):
     """What the time of `attempt` went to; None when its program does not tell."""
     sealed: Checkpoint | None = None
     """The newest checkpoint that this node's ranks know to be sealed, while `attempt` runs."""
+    uploaded: Uploaded | None = None
+    """The newest checkpoint that the store has whole, as this pod's courier knows (index 0 only)."""
+    degraded: Degraded | None = None
+    """What keeps this pod's courier from carrying checkpoints; None: nothing."""
     origin: Origin | None = None
     """What rank 0 would run from; it waits until the answer says that this is stored (index 0 only)."""
     evidence: tuple[Evidence, ...] = Field(default=(), max_length=64)

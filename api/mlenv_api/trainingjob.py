@@ -13,6 +13,7 @@ from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
+from mlenv_api.tracking import TrackingSpec, UploadedRef
 
 
 class Launcher(StrEnum):
@@ -139,6 +140,8 @@ class TrainingJobSpec(Model):
     """How the gang comes together."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """When the program's Session saves, where, and what it goes on from; what the program says wins."""
+    tracking: TrackingSpec | None = None
+    """Where checkpoints are carried besides; the environment's unless set."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=315360000)
     """Fails the job once it has been active (holding pods, over all attempts) for so long."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315360000)
@@ -218,6 +221,8 @@ class CheckpointStatus(Model):
 
     sealed: CheckpointRef | None = None
     """The newest one that is whole and safe from the end of its processes."""
+    uploaded: UploadedRef | None = None
+    """The newest one of which a store has every byte; what is sealed beyond it a lost node may cost."""
     ceiling_step: int | None = Field(default=None, ge=0)
     """After a rollback nothing newer is resumed from."""
     since_attempt: int = Field(default=1, ge=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch.distributed as dist
 
-from mlenv import claim, record, rules, spent
+from mlenv import claim, depot, record, rules, spent
 from mlenv.ckpt import retain, seal, things
 from mlenv.ckpt.errors import CheckpointError, Misconfigured, NothingToResume
 from mlenv.cursor import Cursor
@@ -160,6 +160,7 @@ class Keeper:
         self._ck.house.check_owner()
         # Launchers hear of the record at different moments; what counts is what rank 0's was told.
         self._rules = self._ck.control.gather(found)[0]
+        self._main_folder = self._ck.control.gather(self.folder)[0]
         self._first = (job.uid, job.attempt) not in _spoken
         self._pace = Pace(self._every_seconds, 0, 0.0)
         self._next_look = self._from = 0
@@ -168,7 +169,7 @@ class Keeper:
     def begin(self) -> Begun:
         """Go on from the newest usable checkpoint, once that is recorded. Raises CheckpointError."""
         mine = self._rules if self._first else self._rules.later
-        start = self._ck.restore(since=mine.since, ceiling=mine.ceiling, again=not self._first)
+        start = self._restored(mine)
         own, lost = start.seal, ""
         if own is None:
             lost = mine.lost(self.folder, durable=self._durable)
@@ -187,6 +188,18 @@ class Keeper:
         self._pace = Pace(self._every_seconds, start.step, time.monotonic())
         self._next_look = start.step + 1
         return Begun(start, self._words(start, mine), own.metrics if own else {})
+
+    def _restored(self, mine: rules.Rules) -> Start:
+        def look() -> Start:
+            return self._ck.restore(since=mine.since, ceiling=mine.ceiling, again=not self._first)
+
+        served = mine.courier is not None and mine.courier.parent / FOLDER == self._main_folder
+        if mine.known is None or not served or mine.ceiling == 0:
+            return look()
+        finite = self._policy.nonfinite == "refuse"
+        return depot.Depot(
+            self._job, self._ck.control, self.folder, self._say, leads=self._ck.leads, finite=finite
+        ).restore(mine, look)
 
     def _words(self, start: Start, mine: rules.Rules) -> str:
         if start.seal is None:

@@ -29,6 +29,8 @@ class Rules:
     spec: CheckpointSpec = field(default_factory=CheckpointSpec)
     spool: Path | None = None
     """A shared folder of this job's own."""
+    courier: Path | None = None
+    """Where this pod's courier is left word; None: there is none."""
 
     def interval(self, steps: int | None, seconds: float | None) -> tuple[int | None, float | None]:
         """Every so many steps, or seconds: as the program says, else as the job does."""
@@ -97,7 +99,12 @@ def _required(folder: Path, past: Checkpoint | None) -> str:
 
 def read(env: Mapping[str, str]) -> Rules:
     """The rules in `env`. Raises Misconfigured."""
-    return Rules(_known(env.get(names.ENV_RESUME)), _spec(env.get(names.ENV_CHECKPOINT)), _spool(env))
+    return Rules(
+        _known(env.get(names.ENV_RESUME)),
+        _spec(env.get(names.ENV_CHECKPOINT)),
+        _path(env, names.ENV_SPOOL),
+        _path(env, names.ENV_COURIER),
+    )
 
 
 def _known(text: str | None) -> Known | None:
@@ -116,6 +123,6 @@ def _spec(text: str | None) -> CheckpointSpec:
         ) from None
 
 
-def _spool(env: Mapping[str, str]) -> Path | None:
-    text = env.get(names.ENV_SPOOL)
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    text = env.get(name)
     return Path(text) if text else None

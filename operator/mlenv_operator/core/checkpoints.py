@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mlenv_api.checkpoints import CheckpointRef
 from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Checkpoint
+from mlenv_api.tracking import UploadedRef
 from mlenv_api.trainingjob import AttemptState, CheckpointStatus, ResumePolicy
 from mlenv_operator.core.classify import speaks
 from mlenv_operator.core.requests import served
@@ -37,6 +38,7 @@ def stored(record: CheckpointStatus) -> CheckpointStatus | None:
 def heard_of(scene: Scene) -> CheckpointStatus:
     """The record, with the newest checkpoint that launchers of the current attempt tell of."""
     record = known(scene.status)
+    record = carried(scene, record)
     newest = max(_told(scene, record), key=lambda one: _age(one[0]), default=None)
     if newest is None or (record.sealed is not None and _age(newest[0]) <= _age(record.sealed)):
         return record
@@ -47,6 +49,23 @@ def heard_of(scene: Scene) -> CheckpointStatus:
     made = record.model_copy(update={"sealed": reference(sealed, newest[1]), "ceiling_step": ceiling})
     own = scene.attempt is not None and sealed.attempt == scene.attempt.number
     return served(made, reference(sealed, newest[1])) if own else made
+
+
+def carried(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
+    """The record, with the checkpoint that the first pod's courier says the store has whole.
+
+    Also when it is an older one than was said before: newer ones may have been deleted there.
+    """
+    heard = scene.slots[0].heard if scene.slots and scene.mlenv else None
+    told = heard.beat.uploaded if heard is not None and speaks(heard) else None
+    if heard is None or told is None or scene.state not in HEARD or told.attempt < record.since_attempt:
+        return record
+    if record.uploaded is not None and record.uploaded.digest == told.digest:
+        return record
+    ref = reference(told, heard.received)
+    return record.model_copy(
+        update={"uploaded": UploadedRef(**ref.model_dump(), artifact=told.artifact, url=told.url)}
+    )
 
 
 def progressed(scene: Scene, record: CheckpointStatus) -> bool:
@@ -122,7 +141,18 @@ def released(scene: Scene) -> tuple[CheckpointStatus, int | None]:
     record = known(scene.status)
     if record.sealed is None or record.spool is not None:
         return record, None
+    stored_too = record.uploaded
+    if stored_too is not None and not _barred(record, stored_too):
+        kept = CheckpointRef(**stored_too.model_dump(include=set(CheckpointRef.model_fields)))
+        gone = record.sealed.step if record.sealed.step > kept.step else None
+        return record.model_copy(update={"sealed": kept}), gone
     return record.model_copy(update={"sealed": None, "ceiling_step": None}), record.sealed.step
+
+
+def _barred(record: CheckpointStatus, one: CheckpointRef) -> bool:
+    """Whether nothing may run from it."""
+    above = record.ceiling_step is not None and one.step > record.ceiling_step
+    return above or one.attempt < record.since_attempt
 
 
 def reference(one: Checkpoint, heard: datetime) -> CheckpointRef:

@@ -50,6 +50,8 @@ class Words:
     restarting: Headline | None = None
     launcher: tuple[str, Headline] | None = None
     """Status and reason of LauncherConnected; null leaves the condition out."""
+    degraded: tuple[str, Headline] | None = None
+    """The same of CheckpointDegraded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
     yield _row(ConditionType.RESTARTING, restarting, absent)
     if words.launcher and state in ACTIVE:
         yield _Row(ConditionType.LAUNCHER_CONNECTED, *words.launcher)
+    if words.degraded and state in ACTIVE:
+        yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)
     yield _row(ConditionType.RECONCILING, head if state in _RECONCILING else None, absent)

@@ -94,6 +94,19 @@ def launcher_connected(scene: Scene) -> tuple[str, Headline] | None:
     return None
 
 
+_REASONS: Final = {reason.value: reason for reason in Reason}
+
+
+def checkpoint_degraded(scene: Scene) -> tuple[str, Headline] | None:
+    """Status and reason of CheckpointDegraded, as couriers say; null while none has been heard."""
+    heard = [slot.heard.beat for slot in scene.slots if slot.heard is not None]
+    for beat in heard:
+        if beat.degraded is not None:
+            reason = _REASONS.get(beat.degraded.reason, Reason.UPLOAD_FAILED)
+            return "True", Headline(reason, quote(beat.degraded.message))
+    return ("False", Headline(Reason.CHECKPOINTS_STORED)) if heard else None
+
+
 def silence_at(scene: Scene) -> datetime | None:
     """When the next launcher that is heard, or awaited, becomes one that is not heard."""
     times = [_silent_from(scene, slot) for slot in scene.slots if slot.pod and not slot.succeeded]

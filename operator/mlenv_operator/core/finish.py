@@ -12,7 +12,13 @@ from mlenv_operator.core.checkpoints import stored as kept
 from mlenv_operator.core.classify import ACTIVE, LIVE, TERMINAL
 from mlenv_operator.core.conditions import Words, conditions, phase
 from mlenv_operator.core.converge import snapshot
-from mlenv_operator.core.diagnose import NEEDS_HUMAN, REJECTIONS, Headline, launcher_connected
+from mlenv_operator.core.diagnose import (
+    NEEDS_HUMAN,
+    REJECTIONS,
+    Headline,
+    checkpoint_degraded,
+    launcher_connected,
+)
 from mlenv_operator.core.policies.queue import blocker
 from mlenv_operator.core.policies.start import obstacle
 from mlenv_operator.core.progress import progress
@@ -25,6 +31,19 @@ if TYPE_CHECKING:
     from mlenv_operator.core.transition import Move
     from mlenv_operator.core.world import JobView, World
 
+STORE_TROUBLE: Final = frozenset(
+    {
+        Reason.STORE_UNAUTHORIZED,
+        Reason.STORE_FORBIDDEN,
+        Reason.STORE_NOT_FOUND,
+        Reason.STORE_RATE_LIMITED,
+        Reason.STORE_FAILING,
+        Reason.STORE_UNREACHABLE,
+        Reason.STORE_TIMEOUT,
+        Reason.CHECKPOINT_UNREADABLE,
+        Reason.UPLOAD_FAILED,
+    }
+)
 WARNINGS: Final = (
     NEEDS_HUMAN
     | REJECTIONS
@@ -34,6 +53,7 @@ WARNINGS: Final = (
         Reason.CONTAINER_CONFIG_ERROR,
         Reason.NO_HEARTBEAT,
         Reason.PROTOCOL_UNSUPPORTED,
+        *STORE_TROUBLE,
         Reason.INVALID_SPEC,
         Reason.ENVIRONMENT_NOT_FOUND,
     }
@@ -48,6 +68,7 @@ def moved(scene: Scene, move: Move) -> TrainingJobStatus:
         stalled(scene) if state in LIVE else None,
         move.restarting,
         _launcher(scene),
+        _degraded(scene),
     )
     return _complete(scene, move.status, words)
 
@@ -65,6 +86,7 @@ def seen(scene: Scene) -> TrainingJobStatus:
         _stalled(scene),
         said(status, ConditionType.RESTARTING) if restarting else None,
         _launcher(scene),
+        _degraded(scene),
     )
     return _complete(scene, status, words)
 
@@ -161,6 +183,24 @@ def _launcher(scene: Scene) -> tuple[str, Headline] | None:
     before = stored(scene.status, ConditionType.LAUNCHER_CONNECTED)
     told = said(scene.status, ConditionType.LAUNCHER_CONNECTED)
     return (before.status, told) if before and told else ("Unknown", Headline(Reason.WAITING_FOR_PODS))
+
+
+def _tracked(scene: Scene) -> bool:
+    """Whether the pods have couriers."""
+    tracking = scene.spec.tracking
+    if tracking is None and scene.status.environment is not None:
+        environment = snapshot(scene).spec
+        tracking = environment.tracking if environment else None
+    return scene.mlenv and tracking is not None and tracking.wandb is not None
+
+
+def _degraded(scene: Scene) -> tuple[str, Headline] | None:
+    if not _tracked(scene):
+        return None
+    before = stored(scene.status, ConditionType.CHECKPOINT_DEGRADED)
+    told = said(scene.status, ConditionType.CHECKPOINT_DEGRADED)
+    now = checkpoint_degraded(scene)
+    return now or ((before.status, told) if before and told else None)
 
 
 def _holds(condition: Condition | None) -> bool:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 MAX_POD_TEXT: Final = 256 * 1024
 """Bytes of command, arguments and environment: the kernel takes 2 MiB, but each pod stores its own copy."""
-RESERVED_VOLUMES: Final = ("mlenv-run", "mlenv-spool", "mlenv-tmp", "mlenv-token")
+RESERVED_VOLUMES: Final = (
+    "mlenv-run",
+    "mlenv-spool",
+    "mlenv-tmp",
+    "mlenv-token",
+    "mlenv-wandb-key",
+    "mlenv-courier-tmp",
+)
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -89,6 +96,8 @@ def _unread(spec: TrainingJobSpec) -> Iterator[str]:
             f"spec.checkpoint.{min(said)} is read by our launcher only, and spec.launcher is None; remove it"
             " (spool may stay)"
         )
+    if spec.launcher is Launcher.NONE and spec.tracking and spec.tracking.wandb:
+        yield "spec.tracking.wandb is read with our launcher only, and spec.launcher is None; remove it"
 
 
 def _size(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Iterator[str]:

@@ -88,6 +88,36 @@ SPOOL: Raw = {
 }
 ANY_IMAGE_SPOOL: Raw = {**ANY_IMAGE, "checkpoint": {"spool": {"volumeClaimName": "ranker-spool"}}}
 
+WANDB: Raw = {"entity": "ads", "project": "ranker", "apiKeySecretRef": {"name": "wandb", "key": "api-key"}}
+TRACKED: Raw = {
+    **PLAIN,
+    "tracking": {"wandb": {**WANDB, "baseURL": "https://wandb.example", "exposeKeyToTrainer": True}},
+}
+TRACKED_SPOOL: Raw = {
+    "environmentRef": {"name": "torch"},
+    "trainer": {"command": ["train.py"]},
+    "checkpoint": {"spool": {"volumeClaimName": "ranker-spool"}},
+}
+TRACKED_ENVIRONMENT: Raw = {
+    "kind": "ClusterTrainingEnvironment",
+    "metadata": {"name": "torch", "uid": "5e1f", "generation": 7},
+    "spec": {
+        "image": "registry/torch:2.9",
+        "env": [
+            {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+            {"name": "SSL_CERT_FILE", "value": "/etc/ca/bundle.pem"},
+            {"name": "LEVEL", "value": "environment"},
+        ],
+        "podTemplate": {
+            "spec": {
+                "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+                "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca"}],
+            }
+        },
+        "tracking": {"wandb": WANDB},
+    },
+}
+
 
 def manifests(spec: Raw, environment: Raw | None) -> list[Raw]:
     """Everything that is made for a new job, in order."""
@@ -131,6 +161,8 @@ def manifests(spec: Raw, environment: Raw | None) -> list[Raw]:
         ("environment", IN_ENVIRONMENT, ENVIRONMENT),
         ("spool", SPOOL, None),
         ("any-image-spool", ANY_IMAGE_SPOOL, None),
+        ("tracked", TRACKED, None),
+        ("tracked-spool", TRACKED_SPOOL, TRACKED_ENVIRONMENT),
     ],
 )
 def test_manifests_are_as_reviewed(name: str, spec: Raw, environment: Raw | None) -> None:

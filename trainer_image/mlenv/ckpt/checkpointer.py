@@ -217,6 +217,11 @@ class Checkpointer:
         return self._pending is not None and not self._pending.done()
 
     @property
+    def leads(self) -> bool:
+        """Whether this rank is the one that looks after its folder."""
+        return self._groups.place.leads
+
+    @property
     def control(self) -> group.Group:
         """All ranks, for training's own thread."""
         return self._groups.control

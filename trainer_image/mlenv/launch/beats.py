@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlenv import __version__, page, record
+from mlenv.courier import pages
 from mlenv.launch import core
 from mlenv.launch.events import Answered, Say
 from mlenv.launch.route import Route
 from mlenv.launch.wire import Reply, Wire
+from mlenv_api import names
 from mlenv_api.protocol import MAX_BEAT_BYTES, Answer, Beat, Misdirected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 QUIET_FAILURES: Final = 3
 """A beat may be lost now and then; from here on the log says so."""
@@ -51,6 +54,8 @@ class Beats(threading.Thread):
         self._run_dir = run_dir
         self._tell = tell
         self._nudge_port = nudge_port
+        courier = os.environ.get(names.ENV_COURIER)
+        self._courier = Path(courier) if courier else None
         self._state = core.State()
         self._kick = threading.Event()
         self._closed = False
@@ -91,12 +96,20 @@ class Beats(threading.Thread):
         spent = page.read_spent(self._run_dir, state.attempt) if self._run_dir else None
         now, port = datetime.now(UTC), self._nudge_port
         beat = core.beat(state, now, progress, __version__, port, told=told, spent=spent)
+        beat = self._carried(beat)
         try:
             reply = self._wire.post(self._route.target, encode(beat))
         except (OSError, http.client.HTTPException, ValueError) as error:
             return self._failed(f"{type(error).__name__}: {error}")
         waits = beat.origin is not None and state.origin is None
         return self._replied(reply, waits=waits)
+
+    def _carried(self, beat: Beat) -> Beat:
+        """With what this pod's courier says, where there is one."""
+        told = pages.read(self._courier, pages.REPORT, pages.Report) if self._courier else None
+        if told is None:
+            return beat
+        return beat.model_copy(update={"uploaded": told.uploaded, "degraded": told.degraded})
 
     def _replied(self, reply: Reply, *, waits: bool) -> float:
         if reply.status == 200:

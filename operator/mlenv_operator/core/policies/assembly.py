@@ -86,5 +86,5 @@ def _release(scene: Scene) -> Move:
         f" until {not_before:%Y-%m-%d %H:%M:%S} UTC. Why: {pods_ready(scene).message}"
     )
     event = Event(Reason.ASSEMBLY_TIMED_OUT, message, warning=True)
-    events = (event, *went_with_pods(lost))
+    events = (event, *went_with_pods(lost, record))
     return Move(status, Headline(Reason.ASSEMBLY_TIMED_OUT, message), events=events)

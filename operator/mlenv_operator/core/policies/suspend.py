@@ -13,6 +13,7 @@ from mlenv_operator.core.diagnose import Headline
 from mlenv_operator.core.transition import Move, ended, enter
 
 if TYPE_CHECKING:
+    from mlenv_api.trainingjob import CheckpointStatus
     from mlenv_operator.core.classify import Scene
 
 
@@ -29,18 +30,20 @@ def suspend(scene: Scene) -> Move | None:
         message = f"no pods are held. {hint}"
         record, lost = released(scene)
         status = enter(scene, AttemptState.SUSPENDED, checkpoint=stored(record))
-        events = (Event(Reason.SUSPENDED, message), *went_with_pods(lost))
+        events = (Event(Reason.SUSPENDED, message), *went_with_pods(lost, record))
         return Move(status, Headline(Reason.SUSPENDED, message), events=events)
     return None
 
 
-def went_with_pods(step: int | None) -> tuple[Event, ...]:
+def went_with_pods(step: int | None, record: CheckpointStatus) -> tuple[Event, ...]:
     """Says that checkpoints up to this step are gone; nothing when none are."""
     if step is None:
         return ()
+    left = record.sealed
+    where = f"goes on from step {left.step}, which the store has" if left else "will start at step 0"
     message = (
-        f"the checkpoints up to step {step} lived in the pods, and went with them: the job will start at step"
-        " 0. A volume in spec.checkpoint.spool keeps them"
+        f"the checkpoints up to step {step} lived in the pods, and went with them: the job {where}."
+        " A volume in spec.checkpoint.spool keeps them"
     )
     return (Event(Reason.CHECKPOINTS_LOST, message, warning=True),)
 

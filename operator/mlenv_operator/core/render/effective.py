@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from mlenv_api.podtemplate import EnvVar, PodSpecOverrides
+    from mlenv_api.tracking import WandbSpec
     from mlenv_api.trainingjob import TrainingJobSpec
 
 GPU: Final = "nvidia.com/gpu"
@@ -54,6 +55,10 @@ class Effective:
     """Claim of the volume for checkpoints; empty without one."""
     checkpoint: str = ""
     """spec.checkpoint for the Session, as JSON without defaults; empty when it says nothing."""
+    wandb: WandbSpec | None = None
+    """Where a courier carries checkpoints; none without."""
+    courier: tuple[str, ...] = ("python3", "-m", "mlenv.courier")
+    """The command of the courier: mlenv is started there as the launcher is here."""
 
 
 def effective(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Effective:
@@ -87,6 +92,8 @@ def effective(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Eff
         ),
         spool=spec.checkpoint.spool.volume_claim_name if spec.checkpoint.spool else "",
         checkpoint=_checkpoint(spec) if mlenv else "",
+        wandb=_wandb(spec, base) if mlenv else None,
+        courier=_courier(base.launcher_command or _DEFAULT_LAUNCHER),
     )
 
 
@@ -98,6 +105,17 @@ def mount_path(mount: Mapping[str, Any]) -> str:
 def _checkpoint(spec: TrainingJobSpec) -> str:
     said = spec.checkpoint.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return json.dumps(said, separators=(",", ":"), sort_keys=True) if said else ""
+
+
+def _wandb(spec: TrainingJobSpec, base: EnvironmentSpec) -> WandbSpec | None:
+    tracking = spec.tracking or base.tracking
+    return tracking.wandb if tracking else None
+
+
+def _courier(launcher: tuple[str, ...]) -> tuple[str, ...]:
+    """What runs Python modules in this image, as far as the launcher's command shows it."""
+    before = launcher[: launcher.index("-m")] if "-m" in launcher else _DEFAULT_LAUNCHER[:1]
+    return (*before, "-m", "mlenv.courier")
 
 
 def _program(spec: TrainingJobSpec, launcher: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

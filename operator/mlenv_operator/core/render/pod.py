@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_api import names
 from mlenv_operator.core.quantity import quantity
+from mlenv_operator.core.render import courier
 from mlenv_operator.core.render.effective import mount_path
 from mlenv_operator.core.render.meta import job_labels, owner_reference
 
@@ -59,9 +60,11 @@ def _spec(job: JobView, what: Effective, index: int, operator_urls: Sequence[str
         "automountServiceAccountToken": False,
         # The variables of every Service in the namespace would join the program's environment.
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": what.grace_seconds,
+        "terminationGracePeriodSeconds": what.grace_seconds + (courier.GRACE_SECONDS if what.wandb else 0),
         "securityContext": _pod_security(what),
-        "volumes": volumes,
+        "volumes": [*volumes, *(courier.volumes(what.wandb) if what.wandb else ())],
+        # A native sidecar: there before the program, and still there when that has ended.
+        **({"initContainers": [courier.container(job, what, what.wandb, index)]} if what.wandb else {}),
         "containers": [_container(job, what, index, operator_urls, mounts)],
     }
 
@@ -111,6 +114,9 @@ def _environment(
     values = _platform_values(job, what, index, operator_urls)
     if not what.mlenv:
         values |= _torch_values(job, what, index)
+    if what.wandb and what.wandb.expose_key_to_trainer:
+        taken = {one["name"] for one in own}
+        own += [one for one in courier.exposed(what.wandb) if one["name"] not in taken]
     return [*home, *own, *_downward(), *(_plain(name, value) for name, value in values.items())]
 
 
@@ -131,6 +137,8 @@ def _platform_values(
         values[names.ENV_SPOOL] = f"{names.SPOOL_DIR}/{job.uid}"
     if what.checkpoint:
         values[names.ENV_CHECKPOINT] = what.checkpoint
+    if what.wandb:
+        values[names.ENV_COURIER] = courier.folder(job, what)
     if what.mlenv:
         values[names.ENV_OPERATOR_URLS] = ",".join(operator_urls)
         values[names.ENV_TOKEN_FILE] = names.TOKEN_FILE

@@ -1,0 +1,219 @@
+"""The folder is gone, and training goes on from the artifact, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from datasets import Numbers
+from torch import nn
+
+import mlenv as ml
+from mlenv import depot, record, resume
+from mlenv.ckpt import listing, names
+from mlenv.courier import pages
+from mlenv_api import names as api_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bench import Pod
+    from wandb_server import Server
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+class Training:
+    """A model with dropout, which trains on a stream and saves every other step."""
+
+    def __init__(self, pod: Pod, attempt: int) -> None:
+        root = pod.folder.parent
+        self.job = ml.Job(run_dir=root, name="ranker", uid="uid-1", attempt=attempt)
+        torch.manual_seed(1)
+        self.net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.opt = torch.optim.Adam(self.net.parameters(), 0.1)
+        self.data = ml.Stream(Numbers([[10]]), 2, rank=0, world=1)
+        self.seen: list[Any] = []
+
+    def steps(self, total: int) -> Training:
+        policy = ml.Checkpoints(every_steps=2, folder=None)
+        with ml.Session(
+            self.job, report_every=0, checkpoint=policy, net=self.net, opt=self.opt, data=self.data
+        ) as run:
+            for batch in run.steps(total):
+                self.seen.append(batch["number"].tolist())
+                self.opt.zero_grad()
+                self.net(batch["number"].float().reshape(-1, 1)).square().mean().backward()
+                self.opt.step()
+                run.commit(loss=0.5)
+        return self
+
+    @property
+    def weights(self) -> list[Any]:
+        return [one.tolist() for one in self.net.parameters()]
+
+
+@contextmanager
+def attempt(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, number: int, *, carries: bool = True, **known: Any
+) -> Iterator[None]:
+    """A launcher that records whatever is proposed, and a courier that serves its ranks."""
+    monkeypatch.setattr(resume, "_spoken", set())
+    monkeypatch.setenv(api_names.ENV_RESUME, json.dumps(known))
+    monkeypatch.setenv(api_names.ENV_COURIER, str(pod.own))
+    root, over = pod.folder.parent, threading.Event()
+    record.clear(root)
+
+    def serve() -> None:
+        while not over.wait(0.01):
+            told = record.told(root, number)
+            if told.origin is not None and record.stored(root, number) is None:
+                record.write(root, record.STORED, record.Stored(attempt=number, origin=told.origin))
+
+    def carry() -> None:
+        while not over.wait(0.05):
+            pod.turn()
+
+    threads = [threading.Thread(target=one) for one in (serve, *([carry] if carries else []))]
+    for one in threads:
+        one.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for one in threads:
+            one.join()
+
+
+def past(pod: Pod, step: int) -> dict[str, Any]:
+    found = next(one for one in listing.read(pod.folder) if one.step == step)
+    return {"attempt": found.attempt, "step": step, "digest": found.digest}
+
+
+@pytest.fixture
+def trained(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Six steps are done, and their checkpoints stored; the record of the newest."""
+    with attempt(pod, monkeypatch, 1):
+        Training(pod, 1).steps(6)
+    pod.carry()
+    return past(pod, 6)
+
+
+class TestGoingOn:
+    def test_without_its_folder_it_goes_on_bit_for_bit(
+        self,
+        pod: Pod,
+        trained: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        wandb: Server,
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        with attempt(pod, monkeypatch, 2, past=trained):
+            second = Training(pod, 2).steps(11)
+        other = type(pod)(tmp_path / "whole", wandb, "-")
+        with attempt(other, monkeypatch, 1, carries=False):
+            whole = Training(other, 1).steps(11)
+        other.close()
+        assert second.seen == whole.seen[6:]
+        assert second.weights == whole.weights
+
+    def test_a_damaged_version_is_passed_over_for_an_older_one(
+        self,
+        pod: Pod,
+        trained: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        wandb: Server,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        newest = max(pod.store.heads(), key=lambda one: one.which.step)
+        pod.store.delete(newest)
+        with attempt(pod, monkeypatch, 2, past=trained):
+            Training(pod, 2).steps(7)
+        out = capsys.readouterr().out
+        assert "goes on from step 4" in out
+        assert "that of step 6 of attempt 1, which is recorded, is not to be had here" in out
+
+    def test_a_damaged_folder_is_mended_from_the_store(
+        self, pod: Pod, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for found in listing.read(pod.folder):
+            (pod.folder / found.name / names.STATE).write_bytes(b"{}")
+        with attempt(pod, monkeypatch, 2, past=trained):
+            second = Training(pod, 2).steps(7)
+        assert len(second.seen) == 1
+
+    def test_the_ceiling_holds_for_the_store(
+        self,
+        pod: Pod,
+        trained: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        with attempt(pod, monkeypatch, 2, past=trained, ceilingStep=5):
+            Training(pod, 2).steps(7)
+        assert "goes on from step 4" in capsys.readouterr().out
+
+
+class TestAway:
+    def test_while_it_is_being_brought_patience_has_no_end(
+        self, pod: Pod, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, wandb: Server
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        monkeypatch.setenv("MLENV_STORE_PATIENCE", "0.01")
+        pages.write(pod.own, pages.BROUGHT, pages.Brought(nonce="n", words="bringing", patience=60))
+        monkeypatch.setattr(depot, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="n")))
+        with attempt(pod, monkeypatch, 2, past=trained):
+            second = Training(pod, 2).steps(7)
+        assert len(second.seen) == 1
+
+    def test_a_first_attempt_asks_nobody(
+        self, pod: Pod, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with attempt(pod, monkeypatch, 1, carries=False):
+            Training(pod, 1).steps(2)
+        assert "from the store" not in capsys.readouterr().out
+
+    def test_without_a_recorded_past_it_starts_afresh_and_says_so(
+        self, pod: Pod, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MLENV_STORE_PATIENCE", "0.2")
+        with attempt(pod, monkeypatch, 2, carries=False):
+            Training(pod, 2).steps(2)
+        assert "the store cannot be asked (its courier has not answered yet)" in capsys.readouterr().out
+
+    def test_nothing_starts_afresh_while_the_store_cannot_be_asked(
+        self, pod: Pod, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, wandb: Server
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        monkeypatch.setenv("MLENV_STORE_PATIENCE", "0.5")
+        wandb.fault("ProjectArtifacts", status=503)
+        with attempt(pod, monkeypatch, 2, past=trained), pytest.raises(SystemExit) as ended:
+            Training(pod, 2).steps(7)
+        assert ended.value.code == 75
+
+    def test_what_is_here_is_gone_on_from_with_a_sentence(
+        self,
+        pod: Pod,
+        trained: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        wandb: Server,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        shutil.rmtree(pod.folder / names.folder(6, 1))
+        monkeypatch.setenv("MLENV_STORE_PATIENCE", "0.5")
+        wandb.fault("ProjectArtifacts", status=503)
+        with attempt(pod, monkeypatch, 2, past=trained):
+            Training(pod, 2).steps(7)
+        out = capsys.readouterr().out
+        assert "the store cannot be asked" in out
+        assert "goes on from step 4" in out

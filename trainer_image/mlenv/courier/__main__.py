@@ -1,0 +1,85 @@
+"""``python -m mlenv.courier [--once]``: carry sealed checkpoints, and bring them back when ranks ask."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Final
+
+from mlenv.courier import config
+from mlenv.courier.courier import Courier
+from mlenv.courier.errors import Unusable
+from mlenv.courier.remote import Store
+from mlenv.courier.spool import Spool
+from mlenv_api import names
+from mlenv_api.exitcodes import ExitCode
+
+FAILED: Final = 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Watch until SIGTERM, then carry what is left, for as long as the pod's grace allows.
+
+    With --once carry what is there now and end: 0 when the store has it, 1 when it could not be carried.
+    """
+    parser = argparse.ArgumentParser(prog="python -m mlenv.courier", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="carry what is there now, and end")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds for that")
+    asked = parser.parse_args(argv)
+    try:
+        found = config.current()
+    except Unusable as error:
+        say(str(error))
+        return ExitCode.DO_NOT_RETRY
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    if found.idle:
+        say(f"node 0 carries what is on the shared volume; node {found.node} has nothing to do")
+        end.wait()
+        return 0
+    return _run(found, end, once=asked.once, patience=asked.patience)
+
+
+def _run(found: config.Config, end: threading.Event, *, once: bool, patience: float) -> int:
+    spool = Spool(found, os.environ.get(names.ENV_POD_NAME) or str(os.getpid()))
+    spool.begin()
+    store = Store(found, os.environ)
+    courier = Courier(found, spool, store, say)
+    try:
+        while not once and not end.is_set():
+            end.wait(courier.turn())
+        code = _drain(courier, patience if once else found.grace)
+        store.finish()
+        return code
+    finally:
+        store.close()
+        spool.end()
+
+
+def _drain(courier: Courier, seconds: float) -> int:
+    """Carry what is left. What is not carried in time stays in the spool, for the next courier."""
+    deadline = time.monotonic() + seconds
+    while True:
+        wait = courier.turn()
+        if courier.done and courier.fault is None:
+            return 0
+        if time.monotonic() + wait >= deadline:
+            why = courier.fault.sentence if courier.fault else "there was no time"
+            say(f"not everything is stored: {why}. What is sealed in the spool stays there")
+            return FAILED
+        time.sleep(wait)
+
+
+def say(text: str) -> None:
+    """A line for the log."""
+    sys.stderr.write(f"mlenv courier: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

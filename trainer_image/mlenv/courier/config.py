@@ -1,0 +1,96 @@
+"""What a courier is to do, from its environment. Pure."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlenv.courier.errors import Unusable
+from mlenv_api import names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FOLDER: Final = "checkpoints"
+"""Beside the courier's own folder: where ranks seal."""
+MARGIN_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One courier."""
+
+    job: str
+    uid: str
+    node: int
+    checkpoints: Path
+    own: Path
+    """Its own folder: pages, links to what is being carried, what is being brought, the client's files."""
+    entity: str
+    project: str
+    url: str
+    """Of the server; empty: the public one."""
+    key_file: Path | None
+    idle: bool = False
+    """Whether another pod's courier does it all: where pods share a volume, that of node 0."""
+    grace: float = 30.0
+    """Seconds from SIGTERM to SIGKILL."""
+
+    def key(self, env: Mapping[str, str]) -> str:
+        """The API key, read anew each time: it may have been mended. Raises Unusable."""
+        if self.key_file is None:
+            return env.get("WANDB_API_KEY", "")
+        try:
+            return self.key_file.read_text().strip()
+        except OSError as error:
+            raise Unusable(f"the API key in {self.key_file} cannot be read: {error.strerror}") from None
+
+
+def read(env: Mapping[str, str]) -> Config:
+    """The courier described by `env`. Raises Unusable."""
+    uid, own = env.get(names.ENV_JOB_UID, ""), env.get(names.ENV_COURIER, "")
+    if not uid or not own:
+        raise Unusable(f"{names.ENV_JOB_UID} and {names.ENV_COURIER} say what to carry, and one is not set")
+    where = _wandb(env.get(names.ENV_WANDB, "{}"))
+    if not where.get("entity") or not where.get("project"):
+        raise Unusable(f'{names.ENV_WANDB} names no entity or project, as {{"entity": …, "project": …}}')
+    node = _number(env, names.ENV_NODE_INDEX, 0)
+    key = env.get(names.ENV_WANDB_KEY_FILE)
+    return Config(
+        job=env.get(names.ENV_JOB_NAME) or "job",
+        uid=uid,
+        node=node,
+        checkpoints=Path(own).parent / FOLDER,
+        own=Path(own),
+        entity=where["entity"],
+        project=where["project"],
+        url=where.get("baseURL", ""),
+        key_file=Path(key) if key else None,
+        idle=bool(env.get(names.ENV_SPOOL)) and node != 0,
+        grace=max(1.0, _number(env, names.ENV_TERMINATION_GRACE_SECONDS, 30) - MARGIN_SECONDS),
+    )
+
+
+def _wandb(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise Unusable(f"{names.ENV_WANDB} is no JSON") from None
+    if not isinstance(found, dict):
+        raise Unusable(f"{names.ENV_WANDB} is no JSON object")
+    return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _number(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "").strip() or str(default)
+    if not text.isascii() or not text.isdigit():
+        raise Unusable(f"the variable {name} must be a whole number, not {text!r}")
+    return int(text)
+
+
+def current() -> Config:
+    """That of this process."""
+    return read(os.environ)

@@ -1,0 +1,91 @@
+"""What can go wrong on the way to the store, and how long to wait then. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+FIRST_SECONDS: Final = 2.0
+MOST_SECONDS: Final = 300.0
+"""The longest wait after a fault that may pass."""
+HUMAN_SECONDS: Final = 120.0
+"""The wait after one that a person must mend: short, so that a mended key is noticed soon."""
+
+
+class Kind(StrEnum):
+    """What went wrong; the values are reasons in the job's status."""
+
+    KEY = "StoreUnauthorized"
+    FORBIDDEN = "StoreForbidden"
+    MISSING = "StoreNotFound"
+    BUSY = "StoreRateLimited"
+    BROKEN = "StoreFailing"
+    AWAY = "StoreUnreachable"
+    SLOW = "StoreTimeout"
+    LOCAL = "CheckpointUnreadable"
+    OTHER = "UploadFailed"
+
+
+HUMAN: Final = frozenset({Kind.KEY, Kind.FORBIDDEN, Kind.MISSING})
+ADVICE: Final = {
+    Kind.KEY: "the API key is not accepted: put a valid one into the Secret of spec.tracking.wandb",
+    Kind.FORBIDDEN: "the API key's owner may not write there: check entity and project, and its rights",
+    Kind.MISSING: "there is no such entity, project or artifact: check spec.tracking.wandb",
+    Kind.BUSY: "too many requests: it is tried again later",
+    Kind.BROKEN: "the server fails: it is tried again",
+    Kind.AWAY: "the server cannot be reached: check baseURL, proxy, certificates and NetworkPolicies",
+    Kind.SLOW: "it took too long, and is begun again",
+    Kind.LOCAL: "the files in the spool cannot be read, or are not what was sealed",
+    Kind.OTHER: "it is tried again",
+}
+_STATUS: Final = re.compile(r"(?:HTTP|error|http_status:|status)[ :]+(\d{3})\b")
+_AFTER: Final = re.compile(r"[Rr]etry-[Aa]fter\D{0,4}(\d{1,6})")
+_AWAY: Final = ("connection refused", "no such host", "timeout", "timed out", "EOF", "connection reset",
+                "certificate", "network is unreachable", "no route to host", "broken pipe")  # fmt: skip
+_BY_STATUS: Final = {401: Kind.KEY, 403: Kind.FORBIDDEN, 404: Kind.MISSING, 429: Kind.BUSY}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One failure, for people and for the next try."""
+
+    kind: Kind
+    text: str
+    after: float = 0.0
+    """Seconds that the server asked to wait."""
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and what to do."""
+        return f"{self.text.rstrip('.')} ({ADVICE[self.kind]})"
+
+
+def classify(text: str) -> Fault:
+    """The fault in an error's text: the client tells statuses in words only."""
+    short = " ".join(text.split())[:400]
+    found = _STATUS.findall(text)
+    after = _AFTER.search(text)
+    return Fault(_kind(int(found[-1]) if found else 0, text), short, float(after[1]) if after else 0.0)
+
+
+def _kind(status: int, text: str) -> Kind:
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status >= 500:
+        return Kind.BROKEN
+    if "API key" in text and "verify credentials" in text and "attempt(s)" not in text:
+        return Kind.KEY
+    low = text.lower()
+    return Kind.AWAY if any(word.lower() in low for word in _AWAY) else Kind.OTHER
+
+
+def delay(fault: Fault, failures: int, jitter: float) -> float:
+    """Seconds until the next try, after so many failures in a row (at least 1); `jitter`: 0 to 1.
+
+    Never sooner than the server asked for, were it an hour.
+    """
+    most = HUMAN_SECONDS if fault.kind in HUMAN else MOST_SECONDS
+    wait = min(most, FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
+    return max(fault.after, wait * (0.5 + 0.5 * jitter))

@@ -1,0 +1,78 @@
+"""What courier, ranks and launcher tell each other: small files in the courier's folder, each replaced whole.
+
+All of them are input from outside: bounded, strict, and nothing where they make no sense.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydantic import Field
+
+from mlenv import page
+from mlenv_api.base import Model
+from mlenv_api.protocol import Degraded, Uploaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WANTED: Final = "wanted.json"
+"""From rank 0: the checkpoint that it would go on from is not here."""
+BROUGHT: Final = "brought.json"
+"""From the courier: what came of that."""
+REPORT: Final = "report.json"
+"""From the courier: what the store has, and what is wrong; for the launcher's beats."""
+MAX_PAGE: Final = 64 << 10
+
+
+class Wanted(Model):
+    """A wish for a checkpoint from the store."""
+
+    nonce: str = Field(max_length=64)
+    attempt: int = Field(ge=1)
+    since: int = Field(default=1, ge=1)
+    ceiling: int | None = Field(default=None, ge=0)
+    above: int = Field(default=-1, ge=-1)
+    """Only what is newer than this step: that of what is here."""
+    tried: tuple[str, ...] = Field(default=(), max_length=100)
+    """Digests of those that were brought, and could not be used."""
+    finite: bool = True
+    """Whether what is not finite is of no use."""
+
+
+class Brought(Model):
+    """What came of a wish."""
+
+    nonce: str
+    name: str = ""
+    """The checkpoint that lies in the folder now."""
+    digest: str = ""
+    done: bool = False
+    """Whether this is the end of it; without a name: the store has none, for sure."""
+    words: str = ""
+    """What happens, or why there is none."""
+    patience: int = Field(default=0, ge=0, le=10**7)
+    """While something is being brought: seconds in which the next word comes, or nothing does."""
+
+
+class Report(Model):
+    """How uploads fare."""
+
+    uploaded: Uploaded | None = None
+    degraded: Degraded | None = None
+
+
+T = TypeVar("T", Wanted, Brought, Report)
+
+
+def write(folder: Path, name: str, what: Wanted | Brought | Report) -> None:
+    """Replace a page. Raises OSError when the disk does not take it."""
+    page.replace(folder, name, what.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def read(folder: Path, name: str, kind: type[T]) -> T | None:
+    """What a page says; None when there is none, or none that makes sense."""
+    try:
+        return kind.model_validate_json(page.content(folder / name, MAX_PAGE))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,45 @@
+"""The environment of the client's process: nothing but this errand, in folders of its own. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FOLDERS: Final = (
+    "WANDB_DIR",
+    "WANDB_CACHE_DIR",
+    "WANDB_DATA_DIR",
+    "WANDB_CONFIG_DIR",
+    "WANDB_ARTIFACT_DIR",
+)
+QUIET: Final = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_CONSOLE": "off",
+    "WANDB_DISABLE_GIT": "true",
+    "WANDB_DISABLE_CODE": "true",
+    "WANDB_X_DISABLE_STATS": "true",
+    "WANDB_X_DISABLE_META": "true",
+    "WANDB_X_DISABLE_MACHINE_INFO": "true",
+    "WANDB_X_SAVE_REQUIREMENTS": "false",
+    "WANDB_INIT_TIMEOUT": "60",
+    # The client tries again a little, for what passes in seconds; all else is our own patience.
+    "WANDB_X_GRAPHQL_RETRY_MAX": "3",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "10",
+    "WANDB_X_FILE_TRANSFER_RETRY_MAX": "3",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "10",
+    "WANDB_X_FILE_STREAM_RETRY_MAX": "3",
+}
+
+
+def environment(base: Mapping[str, str], folder: Path, key: str, url: str) -> dict[str, str]:
+    """What the client sees: proxies and certificates of `base`, none of its other W&B settings."""
+    inherited = {name: value for name, value in base.items() if not name.startswith("WANDB_")}
+    folders = {name: str(folder / name.lower()) for name in FOLDERS}
+    where = {"WANDB_BASE_URL": url} if url else {}
+    return {**inherited, "HOME": str(folder), **QUIET, **folders, **where, "WANDB_API_KEY": key}
