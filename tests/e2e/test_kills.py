@@ -37,7 +37,7 @@ KILLS: Final = int(os.environ.get("MLENV_KILLS", "100"))
 SEED: Final = int(os.environ.get("MLENV_KILLS_SEED") or random.randrange(10**6))
 LANES: Final = 2
 """Jobs at a time."""
-MOST: Final = 12
+MOST: Final = 8
 """Kills of one job."""
 STEPS: Final = 300
 BAND: Final = 0.05
