@@ -105,7 +105,9 @@ class Platform:
             now = self.attempt
             return now if now and now.state is state and now.number >= least else None
 
-        found: Attempt = until(there, f"attempt {least} or later to be {state}; it is {self.attempt}")
+        found: Attempt = until(
+            there, f"attempt {least} or later to be {state}; it is {self.attempt}", pause=TICK
+        )
         return found
 
     def next(self, number: int) -> int:
@@ -115,7 +117,7 @@ class Platform:
             assert self.errors == []
             return self.attempt.number if self.attempt and self.attempt.number > number else 0
 
-        return int(until(there, f"an attempt after {number}"))
+        return int(until(there, f"an attempt after {number}", pause=TICK))
 
     # -- what people do, and what befalls a cluster
 

@@ -27,12 +27,12 @@ WAYS = {"exec": {"MLENV_FORK_SERVER": "0"}, "fork": {}}
 REPOSITORY = Path(__file__).parents[2]
 
 
-def until(holds: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+def until(holds: Callable[[], Any], what: str, seconds: float = DEADLINE, *, pause: float = 0.01) -> Any:
     """Wait for a truthy value of `holds`."""
     deadline = time.monotonic() + seconds
     while not (value := holds()):
         assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
     return value
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from gangs import BATCH, SCRIPT, ends, made, rows, steps, witness
-from operated import Platform
+from operated import TICK, Platform
 from rig import until
 
 from mlenv_api.trainingjob import AttemptState
@@ -35,8 +35,8 @@ EVERY: Final = 5
 """A checkpoint every so many steps."""
 STRIDE: Final = 10
 """Steps that a job is allowed for a strike: two checkpoints, the first of which is struck."""
-ROOM: Final = {CHANGING: 50}
-"""Steps of a case at most, where that is more: told to stop, ranks go on until they look."""
+ROOM: Final = {CHANGING: 35}
+"""Steps of a case, where there are more: told to stop, ranks go on until they look."""
 BAND: Final = 0.05
 """By how much the loss of a step may differ in another world, relative to the loss."""
 
@@ -52,6 +52,8 @@ class Job:
         """All attempts before this one are compared."""
         self.strikes = 0
         self.nodes, self.procs = WORLDS[world]
+        if reference is None:  # one pod is enough for all of its ranks
+            self.nodes, self.procs = 1, self.nodes * self.procs
         self.out.mkdir()
         if reference:
             self.allow(0)
@@ -84,7 +86,7 @@ class Job:
             found = self.platform.attempt_in(AttemptState.RUNNING, least=least)
             return found if found.origin else None
 
-        found: Attempt = until(there, "the origin to be recorded")
+        found: Attempt = until(there, "the origin to be recorded", pause=TICK)
         return found
 
     def until_made(self, step: int, least: int) -> Attempt:
@@ -94,7 +96,7 @@ class Job:
             found = self.running(least)
             return found if made(self.out, found.number, step) else None
 
-        found: Attempt = until(there, f"step {step} by attempt {least} or a later one")
+        found: Attempt = until(there, f"step {step} by attempt {least} or a later one", pause=TICK)
         return found
 
     def until_sealed(self) -> int:
