@@ -11,7 +11,7 @@ import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from mlenv_operator.cost.facts import SECOND, Node, Pod
 from mlenv_operator.ledger.errors import BelowMark, LedgerError, LedgerRefused, StaleWriter
@@ -294,8 +294,12 @@ def _key(fact: Fact) -> Hashable:
 def _fuller(old: Fact, new: Fact) -> Fact:
     """One fact that says what both say: nothing that was told once is lost while it waits."""
     if isinstance(new, Node) and isinstance(old, Node):
-        return replace(new, deleted=old.deleted if new.deleted is None else new.deleted)
+        return replace(new, deleted=_earlier(old.deleted, new.deleted))
     if isinstance(new, Pod) and isinstance(old, Pod):
-        times = {name: getattr(old, name) for name in POD_TIMES if getattr(new, name) is None}
+        times: dict[str, Any] = {name: _earlier(getattr(old, name), getattr(new, name)) for name in POD_TIMES}
         return replace(new, telemetry=old.telemetry or new.telemetry, **times)
     return new
+
+
+def _earlier(one: Micros | None, other: Micros | None) -> Micros | None:
+    return one if other is None else other if one is None else min(one, other)

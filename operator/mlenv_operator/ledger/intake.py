@@ -1,7 +1,7 @@
 """Stores facts, idempotent and in any order, and says which closed hours they touch.
 
-Of two facts about one pod (or node) the larger value of each field holds, and something is more than nothing:
-so partial facts complete each other, whichever came first. Marks and attributions are sets.
+Facts about one pod (or node) complete each other, whichever came first. Where two contradict each other, of
+times the earlier holds, of anything else the larger. Marks and attributions are sets.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ POD_FIELDS: Final = (
     "finished", "released", "telemetry",
 )  # fmt: skip
 POD_TIMES: Final = frozenset({"started", "finished", "released"})
+TIMES: Final = POD_TIMES | {"scheduled", "created", "deleted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +261,13 @@ def _join(into: dict[str, Any], more: Mapping[str, Any]) -> set[str]:
     """Complete one by the other; which fields that changed."""
     changed = set()
     for name, value in more.items():
-        known = into.get(name)
-        if value is not None and (known is None or value > known):
+        known = into.setdefault(name, value)
+        if known is value or value is None or (name in TIMES and not value):
+            continue
+        known = None if name in TIMES and not known else known
+        if known is None or (value < known if name in TIMES else value > known):
             into[name] = value
             changed.add(name)
-        else:
-            into.setdefault(name, None)
     return changed
 
 

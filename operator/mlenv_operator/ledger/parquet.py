@@ -163,6 +163,8 @@ def group(folder: Path, by: Sequence[str], month: int) -> dict[tuple[str, ...], 
     if unknown := [name for name in by if name not in SCHEMA.names]:
         raise LedgerError(f"The file has no column {', '.join(unknown)}; it has {', '.join(SCHEMA.names)}.")
     table = ds.dataset(path, format="parquet").to_table(columns=[*by, *AMOUNTS])
+    # Each row group has a dictionary of its own.
+    table = table.unify_dictionaries()
     sums = table.group_by(list(by)).aggregate([(name, "sum") for name in AMOUNTS]).to_pydict()
     keys = zip(*(map(str, sums[name]) for name in by), strict=True)
     amounts = zip(*(sums[f"{name}_sum"] for name in AMOUNTS), strict=True)

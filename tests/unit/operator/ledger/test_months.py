@@ -96,7 +96,10 @@ def test_the_database_refuses_to_book_in_a_closed_month(ledger: Ledger) -> None:
         connection.exec_driver_sql(row)
 
 
-def test_the_file_answers_as_the_ledger_does(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_file_answers_as_the_ledger_does(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "BATCH", 7)  # many row groups, each with dictionaries of its own
     for fact in world(3, hours=4):
         ledger.observe([replace(fact, deleted=START + 4 * HOUR) if isinstance(fact, Node) else fact])
     ledger.settle_all(FEBRUARY + 5 * HOUR)

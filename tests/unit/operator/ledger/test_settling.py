@@ -106,6 +106,24 @@ def _close(ledger: Ledger, one: object, hour: int, facts: list[object]) -> Closi
     )
 
 
+def test_of_times_that_contradict_each_other_the_earlier_holds_whichever_came_first(
+    new_ledger: Callable[[], Ledger],
+) -> None:
+    one = node("a")
+    early = pod("p", "j", one, started=START + 60 * SECOND, finished=START + HOUR, released=START + HOUR)
+    late = replace(
+        early, scheduled=START + 9 * SECOND, started=START + 70 * SECOND, released=START + 2 * HOUR
+    )
+    found = []
+    for order in ([early, late], [late, early], [early]):
+        ledger = new_ledger()
+        for fact in order:
+            ledger.observe([one, fact])
+            ledger.settle_all(START + 4 * HOUR)
+        found.append(money(ledger))
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_late_fact_makes_a_correction_and_leaves_the_closed_rows(ledger: Ledger) -> None:
     one = node("a")
     ledger.observe([one, held := pod("p", "j", one), Attributed("uid-j", 0, attribution("j"))])
