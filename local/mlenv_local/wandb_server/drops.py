@@ -43,6 +43,7 @@ class _Request:
         self._receive = receive
         self._send = send
         self._passed = 0
+        self._head: Message | None = None
         self._uploads = scope["method"] == "PUT"
 
     async def receive(self) -> Message:
@@ -52,13 +53,24 @@ class _Request:
         return message
 
     async def send(self, message: Message) -> None:
-        left = faults.drop_after() - self._passed if faults.drop_after() >= 0 else None
-        if self._uploads or left is None or message["type"] != "http.response.body":
+        limit = faults.drop_after()
+        if self._uploads or limit < 0:
             await self._send(message)
-            return
+        elif message["type"] == "http.response.start":
+            self._head = (
+                message  # held until a byte of the body may pass: status 200 alone is an answer to some
+            )
+        else:
+            await self._send_some(message, limit - self._passed)
+
+    async def _send_some(self, message: Message, left: int) -> None:
         body = message.get("body", b"")
-        if body and len(body) > left:
-            await self._send({"type": "http.response.body", "body": body[:left], "more_body": True})
+        if self._head is not None and (left or not body):
+            await self._send(self._head)
+            self._head = None
+        if len(body) > left:
+            if left:
+                await self._send({"type": "http.response.body", "body": body[:left], "more_body": True})
             raise Dropped
         await self._send(message)
         self._passed += len(body)
