@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def keys(shared: Server, shared_key: str) -> dict[str, str]:
-    """Users bob and eve, and a team of ada and bob."""
-    keys = {"ada": shared_key, "bob": shared.add_user("bob"), "eve": shared.add_user("eve")}
+    """Users bob and zoe, and a team of ada and bob."""
+    keys = {"ada": shared_key, "bob": shared.add_user("bob"), "zoe": shared.add_user("zoe")}
     shared.add_team("rankers", "ada", "bob")
     return keys
 
@@ -25,8 +25,8 @@ def test_members_of_a_team_share_its_runs_and_nobody_else_sees_them(
 ) -> None:
     with sdk.init(entity="rankers", project="ctr", id="one") as run:
         run.log({"loss": 1})
-    bob, eve = sdk.Api(api_key=keys["bob"]), sdk.Api(api_key=keys["eve"])
-    assert (bob.default_entity, eve.default_entity) == ("bob", "eve")
+    bob, zoe = sdk.Api(api_key=keys["bob"]), sdk.Api(api_key=keys["zoe"])
+    assert (bob.default_entity, zoe.default_entity) == ("bob", "zoe")
     assert bob.viewer.teams == ["bob", "rankers"]
     read = bob.run("rankers/ctr/one")
     assert (read.state, read.user.username) == ("finished", "ada")
@@ -34,10 +34,10 @@ def test_members_of_a_team_share_its_runs_and_nobody_else_sees_them(
     read.update()
     assert sdk.Api().run("rankers/ctr/one").tags == ["seen"]
     with pytest.raises(Exception, match="Could not find run"):
-        eve.run("rankers/ctr/one")
-    assert list(eve.projects("rankers")) == []
+        zoe.run("rankers/ctr/one")
+    assert list(zoe.projects("rankers")) == []
     assert [member.username for member in bob.team("rankers").members] == ["ada", "bob"]
-    client.key = keys["eve"]
+    client.key = keys["zoe"]
     said = client.fails("wandb.init(entity='rankers', project='ctr')")
     assert "permission denied" in said
 
@@ -58,10 +58,10 @@ def test_a_wrong_key_is_refused_with_a_sentence(client: Client) -> None:
 
 
 def test_a_key_can_be_added_and_taken_back(sdk: Any, keys: dict[str, str]) -> None:
-    eve = sdk.Api(api_key=keys["eve"]).viewer
-    made = eve.generate_api_key()
-    assert sdk.Api(api_key=made).viewer.username == "eve"
-    listed = sdk.Api(api_key=keys["eve"])._service_api.execute_graphql(
+    zoe = sdk.Api(api_key=keys["zoe"]).viewer
+    made = zoe.generate_api_key()
+    assert sdk.Api(api_key=made).viewer.username == "zoe"
+    listed = sdk.Api(api_key=keys["zoe"])._service_api.execute_graphql(
         "query Q { viewer { apiKeys { edges { node { id name } } } } }"
     )
     ids = {edge["node"]["name"]: edge["node"]["id"] for edge in listed["viewer"]["apiKeys"]["edges"]}
