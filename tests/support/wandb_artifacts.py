@@ -11,12 +11,14 @@ import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wandb.sdk.artifacts.artifact_file_cache import _build_artifact_file_cache
+
 from mlenv_local.wandb_server.artifacts import manifest
 
 if TYPE_CHECKING:
     from wandb_server import Server
 
-FILES = """
+FILES = '''
 def artifact(name, kind="set", **files):
     made = wandb.Artifact(name, kind)
     for path, text in files.items():
@@ -25,8 +27,14 @@ def artifact(name, kind="set", **files):
 def log(run, made, **more):
     run.log_artifact(made, **more)
     return made.wait()
+def fetch(made, root="out", **more):
+    """What the server has, by a cache that is empty: skip_cache=True mixes files up (see its test)."""
+    usual, fresh = os.environ["WANDB_CACHE_DIR"], os.path.abspath(f"cache-{len(os.listdir())}")
+    os.environ["WANDB_CACHE_DIR"] = fresh
+    try: return made.download(root=root, **more)
+    finally: os.environ["WANDB_CACHE_DIR"] = usual
 def births(made): return {path: entry.birth_artifact_id for path, entry in made.manifest.entries.items()}
-"""
+'''
 
 
 @dataclass
@@ -39,6 +47,7 @@ class Here:
     def run(self, code: str) -> Any:
         """Run a program; returns what it gave to `tell`, as JSON has it."""
         told: list[Any] = []
+        _build_artifact_file_cache.cache_clear()  # it would still skip the cache if an earlier program did
         names = {"wandb": self.wandb, "os": os, "tell": lambda value: told.append(json.dumps(value))}
         exec(compile(code, "<program>", "exec"), names)
         return json.loads(told[-1]) if told else None

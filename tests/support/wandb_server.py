@@ -162,12 +162,15 @@ class Client:
             **more,
         }
 
-    def start(self, code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a program of the client; its standard output is a pipe."""
+    def start(
+        self, code: str, *arguments: str, stdin: bool = False, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start a program of the client; its standard output is a pipe, its input too if asked for."""
         return subprocess.Popen(
             [sys.executable, "-c", _PRELUDE + textwrap.dedent(code), *arguments],
             env=self.environment(**environment),
             cwd=self.folder,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

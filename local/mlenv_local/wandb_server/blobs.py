@@ -167,14 +167,20 @@ class Blobs:
         return self.path(content.sha256).read_bytes()
 
     def collect(self) -> int:
-        """Delete contents that nothing refers to, and files that no row knows; how many."""
-        with self._store.write() as db:
-            garbage = [row["sha256"] for row in db.execute("SELECT sha256 FROM blobs") if _forget(db, row[0])]
+        """Delete contents that nothing refers to, and files that no row knows; how many.
+
+        Candidates are looked for without keeping writers waiting, and looked at again before they go.
+        """
+        with self._store.read() as db:
+            unused = [row["sha256"] for row in db.execute(_unused(db))]
             known = {row["sha256"] for row in db.execute("SELECT sha256 FROM blobs")}
-            orphans = [path for path in self._files() if path.name not in known]
+        files = {path.name: path for path in self._files() if path.name not in known}
+        with self._store.write() as db:
+            gone = {sha256: self.path(sha256) for sha256 in unused if _forget(db, sha256)}
+            gone |= {name: path for name, path in files.items() if not _is_known(db, name)}
             # After the commit and still alone: a file may lack its row for a moment, a row never its file.
-            self._store.after_commit(lambda: _unlink(orphans))
-        return len({*garbage, *(path.name for path in orphans)})
+            self._store.after_commit(lambda: _unlink(gone.values()))
+        return len(gone)
 
     def _files(self) -> Iterator[Path]:
         return (path for folder in self._blobs.iterdir() for path in folder.iterdir())
@@ -190,6 +196,23 @@ def _content(row: sqlite3.Row) -> Content:
 def _after(prefix: str) -> str:
     """The first key behind all that begin so."""
     return f"{prefix}\U0010ffff"
+
+
+def _unused(db: sqlite3.Connection) -> str:
+    """Selects contents that no row has a foreign key to, of whatever tables there are."""
+    keys = (
+        'SELECT t.name, k."from" FROM sqlite_master AS t JOIN pragma_foreign_key_list(t.name) AS k'
+        " WHERE t.type = 'table' AND k.\"table\" = 'blobs'"
+    )
+    unreferenced = [
+        f"NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.{column} = blobs.sha256)"  # noqa: S608
+        for table, column in db.execute(keys).fetchall()
+    ]
+    return f"SELECT sha256 FROM blobs WHERE {' AND '.join(unreferenced)}"  # noqa: S608
+
+
+def _is_known(db: sqlite3.Connection, sha256: str) -> bool:
+    return db.execute("SELECT 1 FROM blobs WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
 
 def _forget(db: sqlite3.Connection, sha256: str) -> bool:

@@ -28,15 +28,37 @@ def parse(line: str) -> dict[str, Any]:
 
 def write(db: sqlite3.Connection, run: int, stream: str, offset: int, content: Sequence[str]) -> None:
     """Put lines at their places; those already there are replaced, so sending twice changes nothing."""
-    if stream == "history":
-        _note_keys(db, run, content[max(0, count(db, run, stream) - offset) :])
-    steps = [_step(line) if stream == "history" else None for line in content]
+    _put(db, run, stream, list(enumerate(content, offset)))
+
+
+def write_shared(
+    db: sqlite3.Connection, run: int, stream: str, *, writer: str, offset: int, content: Sequence[str]
+) -> None:
+    """Put lines of one of several writers behind all there are, or where they were put the first time."""
+    known = (
+        "SELECT place, number FROM run_places WHERE run_id = ? AND stream = ? AND writer = ?"
+        " AND place BETWEEN ? AND ?"
+    )
+    last = offset + len(content) - 1
+    numbers = {row["place"]: row["number"] for row in db.execute(known, (run, stream, writer, offset, last))}
+    end = count(db, run, stream)
+    fresh = [place for place in range(offset, last + 1) if place not in numbers]
+    numbers |= {place: end + position for position, place in enumerate(fresh)}
+    db.executemany(
+        "INSERT INTO run_places VALUES (?, ?, ?, ?, ?)",
+        [(run, stream, writer, place, numbers[place]) for place in fresh],
+    )
+    _put(db, run, stream, [(numbers[place], line) for place, line in enumerate(content, offset)])
+
+
+def _put(db: sqlite3.Connection, run: int, stream: str, numbered: list[tuple[int, str]]) -> None:
+    history = stream == "history"
+    if history:
+        end = count(db, run, stream)
+        _note_keys(db, run, [line for number, line in numbered if number >= end])
     db.executemany(
         "INSERT OR REPLACE INTO run_lines VALUES (?, ?, ?, ?, ?)",
-        [
-            (run, stream, number, step, line)
-            for number, (step, line) in enumerate(zip(steps, content, strict=True), offset)
-        ],
+        [(run, stream, number, _step(line) if history else None, line) for number, line in numbered],
     )
 
 
@@ -59,7 +81,12 @@ def behind(db: sqlite3.Connection, run: int, stream: str, number: int, lines: in
 
 
 def steps(db: sqlite3.Connection, run: int, low: int, high: int, limit: int) -> list[str]:
-    """History with low ≤ step < high, in the order of steps, at most `limit` lines."""
+    """History with low ≤ step < high, in the order of steps, at most `limit` lines.
+
+    A range of no more steps than that is given whole: where several processes write to one run, a step has
+    several rows, and the client does not ask for the rest.
+    """
+    limit = -1 if high - low <= limit else limit
     sql = f"SELECT line {_OF} AND step >= ? AND step < ? ORDER BY step, number LIMIT ?"
     return [row["line"] for row in db.execute(sql, (run, "history", low, high, limit))]
 
@@ -81,6 +108,8 @@ def sampled(db: sqlite3.Connection, run: int, spec: dict[str, Any]) -> list[dict
     low, high = spec.get("minStep") or 0, spec.get("maxStep")
     every = steps(db, run, low, 1 << 62 if high is None else high + 1, -1)
     keys, samples = spec.get("keys") or [], spec.get("samples") or 500
+    if high is not None and high - low < samples:
+        samples = len(every)
     if all(_PLAIN.fullmatch(key) for key in keys):  # far fewer lines are then parsed than there are
         every = evenly([line for line in every if all(f'"{key}":' in line for key in keys)], samples)
     rows = [row for row in map(parse, every) if all(key in row for key in keys)]

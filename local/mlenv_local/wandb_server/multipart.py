@@ -65,8 +65,10 @@ class Multipart:
         if not self._folder(upload).exists() and (done := self._done(key)):
             return done
         staged = self._join(upload, sorted(parts))
-        with self._store.write():
-            content = self._blobs.put(key, staged)
+        content = staged.finish()  # syncs gigabytes: before anybody has to wait for this writer
+        with self._store.write() as db:
+            self._blobs.adopt(db, staged, content)
+            self._blobs.bind(db, key, content.sha256)
             self._store.after_commit(lambda: shutil.rmtree(self._folder(upload), ignore_errors=True))
         return content
 

@@ -35,8 +35,25 @@ def client(shared: Server, shared_key: str, tmp_path: Path) -> Client:
     return Client(shared, tmp_path, shared_key)
 
 
+@pytest.fixture(scope="session")
+def sdk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sdk")
+
+
+@pytest.fixture(scope="module")
+def environment(shared: Server, shared_key: str, sdk_folder: Path) -> Iterator[None]:
+    """What the client in this process reads from its environment, and nobody else's tests."""
+    variables = Client(shared, sdk_folder, shared_key).environment()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        for name in [name for name in variables if name.startswith("WANDB")]:
+            patch.setenv(name, variables[name])
+        yield
+
+
 @pytest.fixture
-def sdk(in_process: Any) -> Iterator[Any]:
+def sdk(environment: None, in_process: Any) -> Iterator[Any]:
     """The real client in this process; a run that a test has left open is ended, or the next one gets it."""
     yield in_process
     if in_process.run is not None:
@@ -44,18 +61,13 @@ def sdk(in_process: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def in_process(shared: Server, shared_key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def in_process() -> Iterator[Any]:
     """The real client in this process, as user `ada` of the shared server: starts in no time."""
-    environment = Client(shared, tmp_path_factory.mktemp("sdk"), shared_key).environment()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB")]:
-            patch.delenv(name)
-        for name, value in environment.items():
-            if name.startswith("WANDB"):
-                patch.setenv(name, value)
-        import wandb
+    import wandb
 
+    try:
         yield wandb
+    finally:
         wandb.teardown()
 
 

@@ -108,7 +108,7 @@ first = api.artifact("gone/ck:v0"); first.delete()
 there = api.artifact_exists("gone/ck:v0")
 api.artifact_collection("set", "gone/other").delete()
 left = api.artifact("gone/ck:v1")
-root = left.download(root="out", skip_cache=True); left.verify(root)
+root = fetch(left); left.verify(root)
 with wandb.init(project="gone") as run: third = log(run, artifact("ck", a="shared", b="only in v0"))
 tell({"said": said, "there": there, "files": sorted(os.listdir(root)), "third": third.version,
       "collections": [one.name for one in api.artifact_type("set", "gone").collections()]})
@@ -120,7 +120,7 @@ tell({"said": said, "there": there, "files": sorted(os.listdir(root)), "third": 
     assert server.collect() == 0
     told = client.run("""
 fetched = wandb.Api().artifact("gone/ck:latest")
-root = fetched.download(skip_cache=True, root="again"); fetched.verify(root)
+root = fetched.download(); fetched.verify(root)
 tell(sorted(os.listdir(root)))
 """)
     assert told == ["a", "b"], "what is needed has not been collected"
@@ -161,7 +161,8 @@ with wandb.init(project="private") as run:
     artifact = here.run('tell(wandb.Api().artifact("private/ck:v0").id)')
     client.key = shared.add_user("eve")
     told = client.run(
-        """
+        FILES
+        + """
 api = wandb.Api()
 def tried(action):
     try: return action() is not None
@@ -174,7 +175,7 @@ send = api._service_api.execute_graphql
 tell([tried(lambda: api.artifact("ada/private/ck:v0")), send(query, {"id": sys.argv[1]})["artifact"],
       tried(lambda: send(change, {"id": sys.argv[1]}))])
 shown = api.artifact("local-org/wandb-registry-dataset/shown:latest")
-root = shown.download(); shown.verify(root)
+root = fetch(shown); shown.verify(root)
 assert shown.source_project == "" and shown.logged_by() is None and shown.used_by() == []
 """,
         artifact,

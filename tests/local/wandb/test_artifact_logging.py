@@ -23,7 +23,7 @@ with wandb.init(project="logged") as run:
     again = log(run, artifact("ck", a="alpha", b="beta"), aliases=["again"])
 api = wandb.Api()
 first = api.artifact("logged/ck:v0")
-root = first.download(root="out", skip_cache=True)
+root = fetch(first)
 first.verify(root)
 tell({
     "first": [first.id == one.id == again.id, first.version, sorted(first.aliases), first.tags,
@@ -71,7 +71,7 @@ def test_empty_incremental_and_drafted_versions(here: Here) -> None:
         + """
 def contents(name):
     fetched = wandb.Api().artifact(name)
-    root = fetched.download(root=name.replace("/", "-").replace(":", "-"), skip_cache=True)
+    root = fetch(fetched, name.replace("/", "-").replace(":", "-"))
     paths = sorted(os.listdir(root)) if os.path.exists(root) else []
     return [{path: open(os.path.join(root, path)).read() for path in paths}, fetched.size]
 with wandb.init(project="grown") as run:
@@ -119,8 +119,8 @@ with wandb.init(project="refs") as run:
     with made.new_file("own") as file: file.write("own")
     log(run, made)
 fetched = wandb.Api().artifact("refs/refs:v0")
-root = fetched.download(root="out", skip_cache=True, path_prefix="o")
-fetched.download(root="out", skip_cache=True, path_prefix="l")
+root = fetch(fetched, path_prefix="o")
+fetch(fetched, path_prefix="l")
 entries = fetched.manifest.entries
 tell({
     "refs": {path: entry.ref for path, entry in sorted(entries.items()) if not path.startswith("o")},
@@ -153,7 +153,7 @@ with wandb.init(project="spread", group="g", id="last") as run:
     run.finish_artifact(artifact("parts", c="ccc"), aliases=["whole"]).wait()
     log(run, artifact("parts", z="z"))
 fetched = wandb.Api().artifact("spread/parts:whole")
-root = fetched.download(root="out", skip_cache=True); fetched.verify(root)
+root = fetch(fetched); fetched.verify(root)
 tell([fetched.version, sorted(os.listdir(root)), wandb.Api().artifact("spread/parts:v1").file_count])
 """
     )
@@ -162,7 +162,8 @@ tell([fetched.version, sorted(os.listdir(root)), wandb.Api().artifact("spread/pa
 
 def test_large_files_come_in_ranges_and_caches_are_not_trusted(here: Here) -> None:
     told = here.run(
-        """
+        FILES
+        + """
 from pathlib import Path
 from wandb.sdk.artifacts.storage_policies import _multipart
 usual = _multipart.multipart_download.__defaults__
@@ -171,7 +172,7 @@ data = bytes(range(256)) * 1024
 Path("big").write_bytes(data)
 with wandb.init(project="ranges") as run:
     made = wandb.Artifact("big", "set")
-    made.add_file("big", policy="immutable", skip_cache=True)
+    made.add_file(os.path.abspath("big"), policy="immutable", skip_cache=True)
     cached = list(Path(os.environ["WANDB_CACHE_DIR"]).rglob("obj"))
     run.log_artifact(made); made.wait()
 fetched = wandb.Api().artifact("ranges/big:v0")
@@ -188,3 +189,42 @@ tell({"uncached": not any(path.is_file() for obj in cached for path in obj.rglob
 """
     )
     assert told == {"uncached": True, "whole": True, "trusted": True, "noticed": True}
+
+
+def test_a_url_that_has_expired_is_asked_for_again(here: Here) -> None:
+    told = here.run(
+        FILES
+        + """
+with wandb.init(project="expired") as run: log(run, artifact("ck", a="alpha"))
+fetched = wandb.Api().artifact("expired/ck:v0")
+usual = fetched._fetch_file_urls
+def expired(**page):
+    found = usual(**page)
+    for edge in found.edges:
+        path, _, name = edge.node.direct_url.rpartition("/")
+        vars(edge.node)["direct_url"] = f"{path[:-4]}AAAA/{name}"
+    return found
+fetched._fetch_file_urls = expired
+tell(open(os.path.join(fetch(fetched), "a")).read())
+"""
+    )
+    assert told == "alpha"
+
+
+def test_a_download_past_the_cache_spoils_the_next_one_of_the_process(here: Here) -> None:
+    """The client's own mistake, here so that nobody forgets to verify: the bytes are another file's."""
+    told = here.run(
+        FILES
+        + """
+with wandb.init(project="spoilt") as run:
+    for name, text in (("one", "alpha"), ("two", "bravo")): log(run, artifact(name, f=text))
+api = wandb.Api()
+api.artifact("spoilt/one:v0").download(root="first", skip_cache=True)
+two = api.artifact("spoilt/two:v0")
+two.download(root="second")
+try: two.verify("second"); noticed = False
+except ValueError: noticed = True
+tell([open("second/f").read(), noticed])
+"""
+    )
+    assert told == ["alpha", True]

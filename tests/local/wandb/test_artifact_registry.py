@@ -107,7 +107,7 @@ first.link("wandb-registry-model/home")
 first.link("wandb-registry-model/home", aliases=["production"])
 path = "local-org/wandb-registry-model/home"
 fetched = api.artifact("wandb-registry-model/home:production")
-root = fetched.download(root="out", skip_cache=True); fetched.verify(root)
+root = fetch(fetched); fetched.verify(root)
 try: first.link("wandb-registry-missing/home"); said = ""
 except Exception as error: said = str(error)
 sources = [one.qualified_name for one in first.linked_artifacts]

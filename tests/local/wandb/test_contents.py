@@ -178,3 +178,15 @@ def test_a_request_that_cannot_fit_into_memory_is_refused(shared: Server) -> Non
 
     answer = ask(f"{shared.url}/graphql", "POST", b" " * (context.LARGEST_BODY + 1))
     assert answer.status == 413
+
+
+def test_any_table_can_keep_a_content(services: Services) -> None:
+    kept = put(services, "run/1/a", b"kept")
+    with services.store.write() as db:
+        db.execute("CREATE TABLE other (held TEXT REFERENCES blobs (sha256))")
+        db.execute("INSERT INTO other VALUES (?)", (kept.sha256,))
+        services.blobs.drop(db, "run/1/")
+    assert services.blobs.collect() == 0
+    with services.store.write() as db:
+        db.execute("DELETE FROM other")
+    assert services.blobs.collect() == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,7 +113,7 @@ def test_a_fault_that_means_nothing_is_refused(shared: Server) -> None:
         shared.fault("upload")
 
 
-def test_a_crash_before_the_commit_leaves_what_was_before(own: Callable[..., Any]) -> None:
+def test_a_crash_before_the_commit_leaves_what_was_before(own: Callable[..., Any], tmp_path: Path) -> None:
     there = own()
     with there.init(project="p", id="one") as run:
         there.server.fault("file_stream", crash=True)
@@ -120,3 +123,14 @@ def test_a_crash_before_the_commit_leaves_what_was_before(own: Callable[..., Any
         there.server.start()
     read = there.run("ada/p/one")
     assert (read.state, [row["loss"] for row in read.scan_history()]) == ("finished", list(range(50)))
+
+    there.server.fault("upload", crash=True)
+    (tmp_path / "big.bin").write_bytes(b"x" * 100_000)
+    send = threading.Thread(target=read.upload_file, args=(str(tmp_path / "big.bin"), str(tmp_path)))
+    send.start()
+    assert there.server.wait_for_exit() == CRASH_CODE
+    with closing(sqlite3.connect(there.server.data / "server.sqlite")) as db:
+        assert db.execute("SELECT key FROM slots WHERE key LIKE '%big.bin'").fetchall() == []
+    there.server.start()
+    send.join()
+    assert there.run("ada/p/one").file("big.bin").size == 100_000

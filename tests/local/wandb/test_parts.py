@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from graphql import validate
 
-from mlenv_local.wandb_server import console, filters, ids, lines, pages, store
+from mlenv_local.wandb_server import accounts, console, filters, ids, lines, pages, runs, store
 from mlenv_local.wandb_server.errors import NotFound, Refused, ServerError
 from mlenv_local.wandb_server.gql import Schema
 from mlenv_local.wandb_server.store import Store
@@ -165,3 +166,21 @@ def test_migrations_are_applied_once_in_order_and_a_newer_file_is_refused(tmp_pa
     (folder / "0002_b.sql").unlink()
     with pytest.raises(ServerError, match="newer server"):
         store.migrate(connection, folder)
+
+
+def test_lines_have_places_of_one_writer_or_of_several(tmp_path: Path) -> None:
+    opened = Store(tmp_path / "db.sqlite")
+    with opened.write() as db:
+        key = accounts.add_user(db, "ada")
+        user = accounts.authenticate(db, key)
+        run = runs.upsert(db, user, {"name": "one", "modelName": "p"})[0]["id"]
+        rows = [json.dumps({"_step": step, "loss": step}) for step in range(4)]
+        for _ in range(2):
+            lines.write(db, run, "history", 0, rows[:2])
+            for writer in ("a", "b"):
+                lines.write_shared(db, run, "history", writer=writer, offset=2, content=rows[2:])
+        found = [lines.parse(line)["loss"] for _, line in lines.behind(db, run, "history", 0, 100)]
+        assert found == [0, 1, 2, 3, 2, 3]
+        counted = lines.keys(db, run)
+        assert counted["keys"]["loss"]["typeCounts"] == [{"type": "number", "count": 6}]
+        assert counted["lastStep"] == 3

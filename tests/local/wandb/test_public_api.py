@@ -22,7 +22,7 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def found(in_process: Any) -> Any:
+def found(environment: None, in_process: Any) -> Any:
     """A project with three runs, the last one failed."""
     for name, made in RUNS.items():
         settings = {"config": made["config"], "tags": made["tags"], "group": made["group"]}

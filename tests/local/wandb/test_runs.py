@@ -125,6 +125,26 @@ def test_a_fork_has_the_history_of_the_other_run_up_to_there(sdk: Any) -> None:
     assert len(logged(api.run("ada/life/trunk"))) == 10
 
 
+def test_several_processes_may_write_to_one_run(sdk: Any, client: Client) -> None:
+    """Each counts its lines from where it found the run; none replaces another's."""
+    code = """
+        settings = wandb.Settings(mode="shared", x_label=sys.argv[1], x_primary=sys.argv[1] == "0")
+        with wandb.init(project="life", id="many", settings=settings) as run:
+            tell("began")
+            sys.stdin.readline()
+            for step in range(5): run.log({"loss": step, f"of-{sys.argv[1]}": step})
+    """
+    processes = [client.start(code, str(rank), stdin=True) for rank in range(2)]
+    for process in processes:
+        assert "began" in process.stdout.readline()
+    for process in processes:
+        _, err = process.communicate("go\n", timeout=120)
+        assert process.returncode == 0, err
+    read = sdk.Api().run("ada/life/many")
+    assert sorted(row["loss"] for row in read.scan_history(page_size=100)) == sorted([*range(5)] * 2)
+    assert (read.summary["of-0"], read.summary["of-1"]) == (4, 4)
+
+
 def test_console_lines_and_system_metrics_are_kept(client: Client) -> None:
     lines, last, metrics, latest = client.run(
         """

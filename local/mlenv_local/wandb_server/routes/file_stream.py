@@ -29,17 +29,19 @@ async def file_stream(request: Request) -> Response:
     user = await services.blocking(services.authenticate, request.headers)
     if (fault := await services.faults.enter("file_stream")) is not None:
         return fault
-    return JSONResponse(await services.blocking(_receive, services, user, request.path_params, raw))
+    return JSONResponse(await services.blocking(_receive, services, user, request, raw))
 
 
-def _receive(services: Services, user: User, path: dict[str, str], raw: bytes) -> dict[str, Any]:
+def _receive(services: Services, user: User, request: Request, raw: bytes) -> dict[str, Any]:
+    path, headers = request.path_params, request.headers
+    shared = headers.get("x-wandb-use-async-filestream") == "true"
     try:
         message = json.loads(raw)
     except ValueError as error:
         raise Refused("The body of a file_stream is a JSON object.") from error
     with services.store.write() as db:
         run = runs.by_path(db, user, path["entity"], path["project"], path["run"])
-        return stream.receive(db, run, message)
+        return stream.receive(db, run, message, headers.get("x-wandb-async-client-id", "") if shared else "")
 
 
 ROUTES = [Route("/files/{entity}/{project}/{run}/file_stream", file_stream, methods=["POST"])]
