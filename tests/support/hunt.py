@@ -138,12 +138,13 @@ class Hunter:
     chance: random.Random
     kills: list[Kill] = field(default_factory=list)
     say: Callable[[str], None] = print
+    _budgets: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By job: how often it was struck since it got on, and the attempt that last surely ended."""
 
     def hunt(self, job: Job, most: int) -> list[Kill]:
         """Kill so often, or until the job ends."""
         mine: list[Kill] = []
-        idle = 0
-        ended = 0
+        idle, ended = self._budgets.get(job.name, (0, 0))
         while len(mine) < most:
             victim = self.chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
             index = self.chance.randrange(8)
@@ -164,6 +165,7 @@ class Hunter:
             self.say(f"  {job.name}, attempt {kill.attempt}: {victim} (slot {kill.index})")
             idle += victim != "operator"
             ended = kill.attempt if victim in ENDS else ended
+            self._budgets[job.name] = idle, ended
         return mine
 
     def _got_on(self, job: Job, attempt: int) -> bool:
