@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import uvloop
 from crowd.ports import free_ports
+from crowd.scrape import histogram_quantile, scraped
 from crowd.usage import usage
 
 from mlenv_api import names
@@ -39,6 +39,8 @@ from mlenv_operator.kube.transport import connect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from crowd.scrape import Samples
+
 ROOT = Path(__file__).parents[1]
 PORT_VARIABLE = "MLENV_OPERATOR_HTTP_PORT"
 PORT = int(os.environ.get(PORT_VARIABLE) or free_ports(1)[0])
@@ -47,6 +49,7 @@ NAMESPACE = "bench"
 SAMPLES = 100_000
 SCRAPE_EVERY_S = 15.0
 IN_FLIGHT = 500
+LAG = "mlenv_operator_event_loop_lag_seconds"
 FLOORS = {"loop_lag_p99_ms": 250.0, "operator_rss_mb": 300.0, "lease_transitions": 0}
 
 
@@ -302,21 +305,9 @@ async def scrapes(session: aiohttp.ClientSession, seconds: float) -> None:
                 await response.read()
 
 
-async def lag_buckets(session: aiohttp.ClientSession) -> dict[float, float]:
-    """The histogram of the loop's lag, cumulated."""
-    async with session.get(f"{URL}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    found = (
-        re.match(r'mlenv_operator_event_loop_lag_seconds_bucket{le="(\S+)"} (\S+)', one) for one in lines
-    )
-    return {float(one[1]): float(one[2]) for one in found if one}
-
-
-def quantile_ms(before: dict[float, float], after: dict[float, float], q: float) -> float:
-    """The upper bound of the bucket that holds the quantile, in milliseconds."""
-    counts = {le: after[le] - before.get(le, 0.0) for le in sorted(after)}
-    total = counts[float("inf")]
-    return next((le for le, count in counts.items() if count >= q * total), float("inf")) * 1000
+def lag_ms(before: Samples, after: Samples, q: float) -> float:
+    """The upper bound of the bucket that holds the quantile of the loop's lag, in milliseconds."""
+    return histogram_quantile(before, after, LAG, q) * 1000
 
 
 async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[str, float | None]:
@@ -329,7 +320,7 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
             pods = await setup(client, cluster, args)
             await form_worlds(client, pods, args)
             term = await transitions(client)
-            before, cpu, began = await lag_buckets(session), usage([pid]).cpu_s, time.monotonic()
+            before, cpu, began = await scraped(session, PORT), usage([pid]).cpu_s, time.monotonic()
             tally = Tally(seconds=[])
             *_, gangs = await asyncio.gather(
                 beats(pods, args, tally),
@@ -338,7 +329,7 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
                 burst(client, args),
             )
             elapsed = time.monotonic() - began
-            after = await lag_buckets(session)
+            after = await scraped(session, PORT)
             times = sorted(tally.seconds or [0.0])
             return {
                 "beats_per_s": round(tally.ok / elapsed, 1),
@@ -347,8 +338,8 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
                 "job_changes_per_s": round(tally.changes / elapsed, 1),
                 "beat_p50_ms": round(times[len(times) // 2] * 1000, 1),
                 "beat_p99_ms": round(times[int(len(times) * 0.99)] * 1000, 1),
-                "loop_lag_p50_ms": quantile_ms(before, after, 0.5),
-                "loop_lag_p99_ms": quantile_ms(before, after, 0.99),
+                "loop_lag_p50_ms": lag_ms(before, after, 0.5),
+                "loop_lag_p99_ms": lag_ms(before, after, 0.99),
                 "operator_cpu_cores": round((usage([pid]).cpu_s - cpu) / elapsed, 2),
                 "operator_rss_mb": round(usage([pid]).peak_mb, 1),
                 "lease_transitions": await transitions(client) - term,

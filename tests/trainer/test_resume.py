@@ -17,9 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import mlenv as ml
-from mlenv import page, resume
+from mlenv import page
 from mlenv.ckpt.errors import Incompatible
 from mlenv.cursor import Cursor
+from mlenv.pace import LOOK, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -288,7 +289,7 @@ class TestPace:
     @given(st.lists(st.floats(1e-4, 20), min_size=1, max_size=300), st.floats(1, 1000))
     @settings(deadline=None)
     def test_it_looks_ahead_by_at_most_twice_as_many_steps(self, lasts: list[float], every: float) -> None:
-        pace, now, look, gap, saves = resume.Pace(every, 0, 0.0), 0.0, 1, 1, []
+        pace, now, look, gap, saves = Pace(every, 0, 0.0), 0.0, 1, 1, []
         for step, seconds in enumerate(lasts, 1):
             now += seconds
             if step == look:
@@ -297,22 +298,22 @@ class TestPace:
                 look, gap = step + more, more
                 saves += [now] * due
         # Never sooner than the interval, but for the first; a look is at most half a LOOK early.
-        assert all(b - a >= every - resume.LOOK / 2 for a, b in itertools.pairwise(saves))
+        assert all(b - a >= every - LOOK / 2 for a, b in itertools.pairwise(saves))
 
     def test_a_steady_run_saves_on_time(self) -> None:
-        pace, look, saves, looks = resume.Pace(300.0, 0, 0.0), 1, [], 0
+        pace, look, saves, looks = Pace(300.0, 0, 0.0), 1, [], 0
         for step in range(1, 200_000):
             if step == look:
                 due, gap = pace.look(step, step / 100)
                 look, looks = step + gap, looks + 1
                 saves += [step / 100] * due
-        assert saves[0] == pytest.approx(30, abs=resume.LOOK)
+        assert saves[0] == pytest.approx(30, abs=LOOK)
         gaps = [b - a for a, b in itertools.pairwise(saves)]
-        assert gaps == [pytest.approx(300, abs=resume.LOOK)] * 6
-        assert looks < 200_000 / 100 / resume.LOOK + 20
+        assert gaps == [pytest.approx(300, abs=LOOK)] * 6
+        assert looks < 200_000 / 100 / LOOK + 20
 
     def test_by_steps_the_clock_says_nothing(self) -> None:
-        pace = resume.Pace(None, 5, 0.0)
+        pace = Pace(None, 5, 0.0)
         assert pace.look(6, 1e9) == (False, 1)
 
 

@@ -138,7 +138,7 @@ async def test_writes(client: Client, server: FakeServer) -> None:
     assert server.metrics.seen[1][:2] == ("update", "pods/status")
 
 
-async def test_a_shut_gate_lets_nothing_through_but_leases_and_reviews(
+async def test_a_shut_gate_lets_nothing_through_but_reviews_and_what_has_no_gate(
     client: Client, server: FakeServer, gate: Gate
 ) -> None:
     gate.window = 0.0
@@ -156,7 +156,7 @@ async def test_a_shut_gate_lets_nothing_through_but_leases_and_reviews(
     server.status(404, "NotFound")
     server.answer({"metadata": {"namespace": "ns", "name": "l", "resourceVersion": "1"}, "spec": {}})
     server.answer({})
-    store = KubeLeaseStore(client, "ns", "l")
+    store = KubeLeaseStore(client.ungated(), "ns", "l")
     assert await store.read() is None
     await store.update(await store.create({}, {"a": "b"}))
     server.answer({"status": {"authenticated": True}})
