@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from crowd.scrape import Samples
 
 ROOT = Path(__file__).parents[1]
+BURDENED = Path(__file__).parent / "crowd" / "burdened.py"
 PORT_VARIABLE = "MLENV_OPERATOR_HTTP_PORT"
 PORT = int(os.environ.get(PORT_VARIABLE) or free_ports(1)[0])
 URL = f"http://127.0.0.1:{PORT}"
@@ -73,28 +74,6 @@ class Tally:
     seconds: list[float] | None = None
 
 
-def serve_operator() -> None:
-    """The operator itself, with a registry that holds as many samples as ten thousand jobs would."""
-    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415
-
-    from mlenv_operator import app  # noqa: PLC0415
-    from mlenv_operator.adapters import logs  # noqa: PLC0415
-    from mlenv_operator.adapters.metrics import Metrics  # noqa: PLC0415
-    from mlenv_operator.settings import Settings  # noqa: PLC0415
-
-    class Many:
-        def collect(self) -> Iterator[GaugeMetricFamily]:
-            family = GaugeMetricFamily("bench_samples", "Ballast.", labels=["job", "kind"])
-            for number in range(SAMPLES):
-                family.add_metric([f"job-{number // 10}", f"kind-{number % 10}"], number)
-            yield family
-
-    metrics = Metrics()
-    metrics.registry.register(Many())
-    logs.configure("WARNING", as_json=False)
-    uvloop.run(app.run(Settings.from_environment(os.environ), metrics))
-
-
 @contextmanager
 def operator(cluster: Cluster) -> Iterator[int]:
     """Run it beside us; yields its pid."""
@@ -105,7 +84,7 @@ def operator(cluster: Cluster) -> Iterator[int]:
         "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1",
         PORT_VARIABLE: str(PORT),
     }
-    process = subprocess.Popen([sys.executable, __file__, "--role", "operator"], env=env)
+    process = subprocess.Popen([sys.executable, str(BURDENED), str(SAMPLES)], env=env)
     try:
         yield process.pid
     finally:
@@ -376,16 +355,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--name", default="mlenv-bench-loop", help="of the cluster")
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
-    parser.add_argument("--role", choices=["bench", "operator"], default="bench", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     """Run, print the table, and as the last line the figures as JSON."""
     args = arguments()
-    if args.role == "operator":
-        serve_operator()
-        return
     cluster = Cluster(args.name)
     cluster.down()
     cluster.up(nodes=1)
