@@ -35,6 +35,7 @@ CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cn
 CNI_PLUGINS = ("bridge", "host-local", "loopback")
 POSTGRESQL_PACKAGE = "postgresql"
 POSTGRESQL_FOLDER = Path("/usr/lib/postgresql")
+CHROMIUM_PACKAGE = "chromium"
 FREE_BYTES = 10 * 2**30
 INSTALL_SECONDS = 900
 
@@ -155,6 +156,12 @@ def postgresql() -> Path | None:
     if elsewhere := shutil.which("initdb"):
         found.append(Path(elsewhere).resolve().parent)
     return max(found, key=lambda path: (path.parent.name.isdigit(), path.parent.name.zfill(4)), default=None)
+
+
+def chromium() -> Path | None:
+    """The browser that tests drive; None: not installed."""
+    found = shutil.which("chromium", path=f"{SYSTEM_PATH}:{os.environ.get('PATH', '')}")
+    return Path(found) if found else None
 
 
 def cni_folder() -> Path:

@@ -6,6 +6,11 @@ import os
 import shutil
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 @cache
@@ -45,20 +50,34 @@ def _lack_as_root() -> str:
 def lack_server() -> str:
     """Why no PostgreSQL can be started here; empty when one can. Installed with consent, as above."""
     from mlenv_local import needs  # noqa: PLC0415
+
+    return _lack_package("PostgreSQL", needs.POSTGRESQL_PACKAGE, needs.postgresql)
+
+
+@cache
+def lack_browser() -> str:
+    """Why no browser can be driven here; empty when one can. Installed with consent, as above."""
+    from mlenv_local import needs  # noqa: PLC0415
+
+    return _lack_package("Chromium", needs.CHROMIUM_PACKAGE, needs.chromium)
+
+
+def _lack_package(what: str, package: str, look: Callable[[], Path | None]) -> str:
+    """Why something that one Debian package brings is not here, and could not be got."""
+    from mlenv_local import needs  # noqa: PLC0415
     from mlenv_local.errors import NeedsError  # noqa: PLC0415
 
-    if needs.postgresql() is not None:
+    if look() is not None:
         return ""
-    package = needs.POSTGRESQL_PACKAGE
     if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("apt-get"):
-        return f"need PostgreSQL, as in the Debian package {package}"
+        return f"need {what}, as in the Debian package {package}"
     if not consent([package]):
         return f"need the Debian packages {package}; --yes installs them"
     try:
         needs.install([package])
     except NeedsError as error:
         return f"need {_one_line(str(error))}"
-    return "" if needs.postgresql() is not None else f"need PostgreSQL; {package} did not bring it"
+    return "" if look() is not None else f"need {what}; {package} did not bring it"
 
 
 def consent(packages: list[str]) -> bool:

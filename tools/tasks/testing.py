@@ -41,7 +41,7 @@ def _tier(tier: Tier, *, slow: bool, failed: bool) -> Result:
     """Runs one tier. What needs a cluster takes minutes: not after something failed already."""
     if tier.cluster and failed:
         return Result(tier.name, not_run=True)
-    if lack := (tier.cluster and machine.lack()) or (tier.server and machine.lack_server()):
+    if lack := _lack(tier):
         return Result(tier.name, lacking=lack)
     say(f"\n=== {tier.name} ===")
     with tempfile.TemporaryDirectory() as folder:
@@ -50,3 +50,13 @@ def _tier(tier: Tier, *, slow: bool, failed: bool) -> Result:
         counts = read_counts(report)
     failures = counts.failed or int(ended.code != 0)
     return Result(tier.name, passed=counts.passed, failed=failures, skipped=counts.skipped)
+
+
+def _lack(tier: Tier) -> str:
+    """Why this machine cannot run the tier; empty when it can."""
+    asked = (
+        (tier.cluster, machine.lack),
+        (tier.server, machine.lack_server),
+        (tier.browser, machine.lack_browser),
+    )
+    return next((lack for needed, look in asked if needed and (lack := look())), "")

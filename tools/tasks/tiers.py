@@ -20,7 +20,9 @@ class Tier:
     """Whether it needs root and what the local cluster needs."""
     server: bool = False
     """Whether it needs PostgreSQL."""
-    marks: str = "not e2e and not api and not postgres"
+    browser: bool = False
+    """Whether it needs Chromium."""
+    marks: str = "not e2e and not api and not postgres and not browser"
     """Which of the tests below the paths belong to it."""
 
     def pytest(self, report: Path, *, slow: bool) -> tuple[str, ...]:
@@ -39,6 +41,7 @@ TIERS = (
     Tier("trainer", ("tests/trainer",)),
     Tier("local", ("tests/local",)),
     Tier("postgres", ("tests/unit/operator/ledger",), server=True, marks="postgres"),
+    Tier("browser", ("tests/local/wandb",), browser=True, marks="browser"),
     Tier("api", ("tests/api", "tests/golden/chart"), cluster=True, marks="api"),
     Tier("e2e", ("tests/local", "tests/e2e"), cluster=True, marks="e2e"),
 )

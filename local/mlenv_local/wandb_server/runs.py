@@ -83,6 +83,17 @@ def all_of(db: sqlite3.Connection, project: int) -> list[sqlite3.Row]:
     return db.execute(f"{_SELECT} WHERE project_id = ? ORDER BY runs.id", (project,)).fetchall()
 
 
+def newest(db: sqlite3.Connection, project: int, first: int, skip: int) -> list[sqlite3.Row]:
+    """Some runs of a project, the newest first."""
+    order = "ORDER BY runs.created_ms DESC, runs.id DESC LIMIT ? OFFSET ?"
+    return db.execute(f"{_SELECT} WHERE project_id = ? {order}", (project, first, skip)).fetchall()
+
+
+def count(db: sqlite3.Connection, project: int) -> int:
+    """How many runs a project has."""
+    return int(db.execute("SELECT count(*) FROM runs WHERE project_id = ?", (project,)).fetchone()[0])
+
+
 def state(row: sqlite3.Row, crashed_after: float) -> str:
     """What the run is doing: as it said last, unless it has been silent for too long."""
     if row["state"] in LIVE and now_ms() - row["heartbeat_ms"] > crashed_after * 1000:

@@ -29,10 +29,14 @@ class Signer:
 
     def url(self, base: str, method: str, claims: dict[str, Any], filename: str = "content") -> str:
         """An absolute URL; the file name at its end is for people."""
-        claims = {**claims, "m": method, "e": int(time.time() + self._lifetime)}
-        payload = _encode(json.dumps(claims, separators=(",", ":")).encode())
-        token = f"{payload}.{self._signature(payload)}"
+        token = self.token(method, claims, self._lifetime)
         return f"{base}{PREFIX}/{token}/{quote(filename.rpartition('/')[2] or 'content')}"
+
+    def token(self, method: str, claims: dict[str, Any], lifetime: float) -> str:
+        """What `check` takes, for so many seconds."""
+        claims = {**claims, "m": method, "e": int(time.time() + lifetime)}
+        payload = _encode(json.dumps(claims, separators=(",", ":")).encode())
+        return f"{payload}.{self._signature(payload)}"
 
     def check(self, method: str, token: str) -> dict[str, Any]:
         """What the URL permits; Forbidden if it is not ours, for another method, or too old."""

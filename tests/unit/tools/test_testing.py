@@ -97,6 +97,7 @@ def test_without_root_all_but_the_cluster_is_run(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(machine, "lack_server", lambda: "")
+    monkeypatch.setattr(machine, "lack_browser", lambda: "")
     assert testing.run(only=(), slow=False) == verdict.INCOMPLETE
     assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped api, e2e (need root)"
     assert calls == [tier.paths[0] for tier in TIERS if not tier.cluster]
@@ -108,6 +109,15 @@ def test_without_postgresql_its_tier_is_not_green(
     monkeypatch.setattr(machine, "lack_server", lambda: "need PostgreSQL")
     assert testing.run(only=("unit", "postgres"), slow=False) == verdict.INCOMPLETE
     assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped postgres (need PostgreSQL)"
+    assert calls == ["tests/unit"]
+
+
+def test_without_a_browser_its_tier_is_not_green(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "lack_browser", lambda: "need Chromium")
+    assert testing.run(only=("unit", "browser"), slow=False) == verdict.INCOMPLETE
+    assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped browser (need Chromium)"
     assert calls == ["tests/unit"]
 
 

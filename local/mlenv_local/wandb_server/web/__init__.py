@@ -1,0 +1,1 @@
+"""The page for people: runs, artifacts and lineage as HTML that a browser shows without any script."""
