@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
-from money_oracle.spans import Span, life, spans
+from money_oracle.spans import Span, spans
 from money_oracle.trace import HOUR, Mark, Node, NodeMark, Owner, Pod, Price
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from money_oracle.trace import Sorted
+    from money_oracle.trace import Pairs
 
-NOBODY = Owner().sorted()
+NOBODY = Owner().pairs()
 
 
 class Key(NamedTuple):
@@ -25,7 +25,7 @@ class Key(NamedTuple):
     use: str
     attempt: int
     category: str
-    owner: Sorted
+    owner: Pairs
     price_id: str
 
 
@@ -48,6 +48,8 @@ class NodeHour:
     """Beginning of the UTC hour, in microseconds."""
     cost: int
     list_cost: int
+    unpriced: int
+    """Time of the node without a price."""
     rows: tuple[Row, ...]
     """By key."""
 
@@ -189,17 +191,15 @@ class _Sweep:
             devices = one.pod.gpus if self._node.gpus else 0
             account.add(key, self._shares[one.pod.uid], devices, t1 - t0)
         if self._unheld:
-            use = self._use or ("idle" if self._unheld == 1 else "fragmented")
-            devices = int(self._unheld * self._node.gpus)
+            held = [one.pod for one in self._held if weight(self._node, one.pod)]
+            use = self._use or ("fragmented" if held else "idle")
+            devices = max(0, self._node.gpus - sum(one.gpus for one in held))
             account.add(Key("", use, 0, "", NOBODY, price_id), self._unheld, devices, t1 - t0)
 
 
 def _held(told: Told, pod: Pod, begin: int, end: int) -> _Held | None:
-    marks = told.marks.get(pod.uid, [])
-    held = life(pod, marks, begin, end)
-    if held is None or held[0] >= held[1]:
-        return None
-    return _Held(pod, spans(pod, marks, told.owners.get(pod.job_uid, {}), held))
+    found = spans(pod, told.marks.get(pod.uid, []), told.owners.get(pod.job_uid, {}), begin, end)
+    return _Held(pod, found) if found else None
 
 
 class _Account:
@@ -212,9 +212,12 @@ class _Account:
         self._device_micros: defaultdict[Key, int] = defaultdict(int)
         self._prices: dict[str, Price] = {}
         self._at_price: defaultdict[str, int] = defaultdict(int)
+        self._unpriced = 0
 
     def priced(self, price: Price | None, micros: int) -> None:
-        if price is not None:
+        if price is None:
+            self._unpriced += micros
+        else:
             self._prices[price.id] = price
             self._at_price[price.id] += micros
 
@@ -231,7 +234,7 @@ class _Account:
             Row(key, self._micros[key], self._device_micros[key], costs.get(key), lists.get(key))
             for key in sorted(self._micros)
         )
-        return NodeHour(node_uid, hour, cost, listed, rows)
+        return NodeHour(node_uid, hour, cost, listed, self._unpriced, rows)
 
     def _split(self, per_hour: Mapping[str, int]) -> tuple[int, dict[Key, int]]:
         """Rule 5: the integral, rounded once, and its rows by largest remainder."""
