@@ -50,8 +50,8 @@ class Span(NamedTuple):
 def life(pod: Pod, marks: Sequence[Mark] = ()) -> Life:
     """The pod's times, clamped into order.
 
-    Where `started` is not known, the first mark stands for it, and gives way to `finished`: else a mark of a later
-    hour would change what an hour before it was.
+    Where `started` is not known, the first mark stands for it, and gives way to `finished`: else a mark of a
+    later hour would change what an hour before it was.
     """
     moved: list[Micros] = []
     released = _clamp(pod.released, pod.scheduled, FOREVER, moved)
