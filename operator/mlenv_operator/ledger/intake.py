@@ -151,9 +151,14 @@ def _end(row: Mapping[str, Any]) -> int:
 
 
 def _touch_pod(batch: _Batch, was: dict[str, Any], now: dict[str, Any], differing: set[str]) -> None:
-    """A time that was moved changes what lies between; anything else changes the whole life."""
+    """A time that was moved changes what lies between; anything else changes the whole life.
+
+    Until a start is told, the first mark or the end stands for it: a late one changes what lies before it.
+    """
     if differing <= POD_TIMES:
         moved = [one for name in differing for one in (was[name], now[name])]
+        if "started" in differing and was["started"] is None:
+            moved.append(now["scheduled"])
         times = [FOREVER if one is None else one for one in moved]
         batch.touch(now["node_id"], min(times), max(times), "pod")
         return
