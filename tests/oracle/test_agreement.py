@@ -24,10 +24,12 @@ def prices_first(facts: Iterable[Fact]) -> list[Fact]:
     return sorted(facts, key=lambda fact: not isinstance(fact, Price))
 
 
-def assert_agreement(facts: Iterable[Fact], horizon: int, *, touching: bool = False) -> tuple[int, int]:
+def assert_agreement(
+    facts: Iterable[Fact], horizon: int, *, touching: bool = False, weights: str = ""
+) -> tuple[int, int]:
     """The first node-hour on which they differ fails; how many node-hours and rows were compared."""
     hours = rows = 0
-    for ours, theirs in both(facts, horizon, touching=touching):
+    for ours, theirs in both(facts, horizon, touching=touching, weights=weights):
         assert [one[:2] for one in ours] == [one[:2] for one in theirs]
         for mine, other in zip(ours, theirs, strict=True):
             assert mine == other
@@ -55,6 +57,14 @@ def test_facts_without_any_sense(*, touching: bool) -> None:
     for seed in range(1500):
         rows += assert_agreement(*tangle(seed), touching=touching)[1]
     assert rows > 3000
+
+
+@pytest.mark.parametrize("weights", ["9/0.9/0.1", "0/1/3", "1/0/0"])
+def test_other_policies_of_shares(weights: str) -> None:
+    for seed in range(500):
+        assert_agreement(*tangle(seed), weights=weights)
+    facts, horizon = small(1)
+    assert_agreement(prices_first(facts), horizon, weights=weights)
 
 
 def test_every_kind_of_trouble() -> None:

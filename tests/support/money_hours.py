@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from fractions import Fraction
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from mlenv_operator.cost.merge import merged
 from mlenv_operator.cost.metering import close
 from mlenv_operator.cost.prices import PriceBook
 from mlenv_operator.cost.segments import Segment
+from mlenv_operator.cost.shares import parse_policy
 from mlenv_operator.cost.spans import FOREVER
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from money_oracle.sweep import NodeHour
 
     from mlenv_operator.cost.allocation import Closing
+    from mlenv_operator.cost.shares import Policy
 
 OWNER = attrgetter(*trace.Owner.__slots__)
 _SEGMENT = attrgetter("t0", "t1", "price")
@@ -86,9 +89,10 @@ class _Said(NamedTuple):
 class Meter:
     """Facts in the platform's words, by node, and what metering makes of them."""
 
-    def __init__(self, prices: PriceBook, *, touching: bool) -> None:
+    def __init__(self, prices: PriceBook, policy: Policy, *, touching: bool) -> None:
         """`touching`: each hour is closed from what touches it only, as the ledger reads it."""
         self._prices = prices
+        self._policy = policy
         self._touching = touching
         self._said: defaultdict[str, _Said] = defaultdict(lambda: _Said([], [], [], []))
         self._marks: defaultdict[str, list[Mark]] = defaultdict(list)
@@ -122,7 +126,7 @@ class Meter:
         for hour in range(node.created - node.created % HOUR, end, HOUR) if node.created < end else ():
             some = _touching(said, hour) if self._touching else said
             told = (some.pods, some.marks, some.node_marks, attributed, self._segments(node, hour))
-            yield of_closing(node_uid, hour, close(hour, node, *told))
+            yield of_closing(node_uid, hour, close(hour, node, *told, self._policy))
 
     def _segments(self, node: Node, hour: Micros) -> list[Segment]:
         return [
@@ -167,21 +171,23 @@ def _marks(pod: Pod, marks: list[Mark], hour: Micros) -> list[Mark]:
 
 
 def both(
-    facts: Iterable[trace.Fact], horizon: Micros, *, touching: bool = False
+    facts: Iterable[trace.Fact], horizon: Micros, *, touching: bool = False, weights: str = ""
 ) -> Iterator[tuple[list[Seen], list[Seen]]]:
     """(metering's hours, the oracle's hours) of node after node: once it is settled, else at the end.
 
-    The prices come first.
+    The prices come first. `weights`: as the policy of shares of this name, else gpu-dominant.
     """
     facts = with_our_ids(facts)
     prices: list[trace.Price] = []
-    meter, oracle = None, Book()
+    policy = parse_policy(f"weights={weights}" if weights else "gpu-dominant")
+    exact = [Fraction(one) for one in weights.split("/")] if weights else []
+    meter, oracle = None, Book((exact[0], exact[1], exact[2]) if exact else None)
     for fact in facts:
         if isinstance(fact, trace.Price):
             prices.append(fact)
             oracle.take(fact)
             continue
-        meter = meter or Meter(PriceBook(map(row_of, prices)), touching=touching)
+        meter = meter or Meter(PriceBook(map(row_of, prices)), policy, touching=touching)
         if isinstance(fact, trace.Settled):
             yield _hours(meter, oracle, fact.node_uid, horizon)
             meter.forget(fact.node_uid)
@@ -189,8 +195,9 @@ def both(
         else:
             meter.take(fact)
             oracle.take(fact)
-    for uid in oracle.nodes() if meter else ():
-        yield _hours(meter, oracle, uid, horizon)
+    if meter is not None:
+        for uid in oracle.nodes():
+            yield _hours(meter, oracle, uid, horizon)
 
 
 def _hours(meter: Meter, oracle: Book, node_uid: str, horizon: Micros) -> tuple[list[Seen], list[Seen]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from money_oracle.sweep import NodeHour, Told, node_hours
+from money_oracle.sweep import NodeHour, Told, Weights, node_hours
 from money_oracle.trace import (
     Attributed,
     Fact,
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Book:
     """What was said, each fact once, whatever the order."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights
         self._prices: dict[str, list[Price]] = {}
         self._nodes: dict[str, Node] = {}
         self._pods: dict[str, Pod] = {}
@@ -72,6 +73,7 @@ class Book:
             {pod.uid: _sorted(self._marks.get(pod.uid, {})) for pod in pods},
             list(self._node_marks.get(node_uid, {}).values()),
             self._owners,
+            self._weights,
         )
         return node_hours(told, self._prices.get(node.instance_type, ()), horizon)
 
