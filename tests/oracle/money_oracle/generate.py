@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from money_oracle.fleet import POOLS, Machine, Pool, prices
 from money_oracle.pods import STEPS, Place, Work, facts_of_pod, owner_of
@@ -229,8 +229,11 @@ def _other(rng: random.Random, fact: Fact) -> Fact | None:
         case Pod():
             name = rng.choice(["scheduled", "started", "finished", "released"])
             was = getattr(fact, name)
-            times = {name: fact.scheduled + moved if was is None else was + moved}
-            more = {"telemetry": not fact.telemetry, "cpu_milli": fact.cpu_milli + rng.randrange(2)}
+            times: dict[str, Any] = {name: fact.scheduled + moved if was is None else was + moved}
+            more: dict[str, Any] = {
+                "telemetry": not fact.telemetry,
+                "cpu_milli": fact.cpu_milli + rng.randrange(2),
+            }
             return replace(fact, **rng.choice([times, times, more, {"gpus": max(0, fact.gpus - 1)}]))
         case Node():
             return replace(fact, deleted=None if fact.deleted is None else fact.deleted + moved)
