@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MINUTE = 60 * SECOND
 T = 1000 * HOUR
-"""The hour at which everything here begins; a pod scheduled at 0 would be one that nobody told when."""
+"""The hour at which everything here begins."""
 DOLLAR = 1_000_000_000
 NODE = Node("n", "n", "aws", "r", "ra", "big", "on-demand", gpus=3, created=T, deleted=T + HOUR)
 PRICE = Price("p", "aws", "big", "on-demand", 0, None, 2 * DOLLAR, DOLLAR)
@@ -188,17 +188,26 @@ def test_without_telemetry_a_started_pod_is_productive() -> None:
 @pytest.mark.parametrize(
     ("changes", "marks", "expected"),
     [
-        ({"finished": T + MINUTE}, [], [(0, "drain", 3540), (0, "startup", 60)]),
-        ({"finished": T - MINUTE}, [], [(0, "drain", 3600)]),
+        # finished gives way to started, in the fifth minute, which is told before it in the order of rule 1
+        ({"finished": T + MINUTE}, [], [(0, "drain", 3300), (0, "startup", 300)]),
+        ({"finished": T - MINUTE}, [], [(0, "drain", 3300), (0, "startup", 300)]),
+        ({"finished": T - MINUTE, "started": T - HOUR}, [], [(0, "drain", 3600)]),
         ({"finished": T + 2 * HOUR}, [], [(0, "init", 3300), (0, "startup", 300)]),
         ({"started": T - MINUTE}, [], [(0, "drain", 600), (0, "init", 3000)]),
         ({"started": None}, [], [(0, "drain", 600), (0, "startup", 3000)]),
         ({"started": None, "finished": None}, [], [(0, "startup", 3600)]),
         ({"started": None}, MARKS[1:2], [(0, "startup", 1800), (1, "drain", 600), (1, "recovery", 1200)]),
         ({"finished": None}, MARKS[:1], [(0, "init", 300), (0, "startup", 300), (1, "productive", 3000)]),
-        ({"scheduled": 0}, [], [(0, "drain", 600), (0, "init", 2700)]),
-        ({"scheduled": 0, "started": None}, [], [(0, "drain", 600)]),
-        ({"scheduled": 0, "started": None, "finished": None}, [], []),
+        # no start is told: the mark of half past says when, but not to a pod that had finished in minute 20
+        (
+            {"started": None, "finished": T + 20 * MINUTE},
+            MARKS[1:2],
+            [(0, "drain", 600), (0, "startup", 1200), (1, "drain", 1800)],
+        ),
+        # scheduled before there was a node: what lies before it is cut off
+        ({"scheduled": T - 3 * HOUR}, [], [(0, "drain", 600), (0, "init", 2700), (0, "startup", 300)]),
+        ({"scheduled": T - HOUR, "started": None}, [], [(0, "drain", 600), (0, "startup", 3000)]),
+        ({"scheduled": T - HOUR, "started": None, "finished": None}, [], [(0, "startup", 3600)]),
         ({"released": T - 1}, [], []),
         ({"released": T + MINUTE}, [], [(0, "startup", 60)]),
     ],
@@ -210,11 +219,26 @@ def test_what_is_told_in_the_wrong_order_is_clamped_into_the_life_of_the_pod(
     assert told(hour) == expected
 
 
-def test_a_mark_before_the_start_counts_from_the_start_and_one_after_the_end_not_at_all() -> None:
+def test_of_marks_during_startup_and_drain_the_attempt_counts_and_what_they_say_does_not() -> None:
+    # Attempt 7 from the beginning on, which is eval once the pod has started; 8 in the last half of drain.
     early = Mark("a", T - HOUR, 0, 7, "eval")
     late = Mark("a", T + 55 * MINUTE, 1, 8, "hang")
     [hour] = hours(PRICE, NODE, LIFE, early, late)
-    assert told(hour) == [(0, "startup", 300), (7, "eval", 2700), (8, "drain", 600)]
+    assert told(hour) == [(7, "drain", 300), (7, "eval", 2700), (7, "startup", 300), (8, "drain", 300)]
+
+
+def test_a_mark_of_an_older_attempt_than_one_before_it_is_passed_over() -> None:
+    # Minute 20 is of attempt 2; what is said of attempt 1 in minutes 20 (later in sequence) and 25 is old.
+    marks = [Mark("a", T + 20 * MINUTE, 0, 2, "recovery"), Mark("a", T + 20 * MINUTE, 1, 1, "productive")]
+    marks += [Mark("a", T + 25 * MINUTE, 2, 1, "hang"), Mark("a", T + 40 * MINUTE, 3, 2, "eval")]
+    [hour] = hours(PRICE, NODE, LIFE, *marks)
+    assert told(hour) == [
+        (0, "init", 900),
+        (0, "startup", 300),
+        (2, "drain", 600),
+        (2, "eval", 600),
+        (2, "recovery", 1200),
+    ]
 
 
 def test_of_marks_at_one_moment_the_last_in_sequence_stands() -> None:
@@ -260,15 +284,15 @@ def test_the_key_of_a_row_is_what_the_rules_say() -> None:
         0,
         "startup",
         (
+            ("namespace", ""),
             ("job", ""),
             ("job_uid", ""),
-            ("labels", (("a", "b"),)),
-            ("model", ""),
-            ("namespace", ""),
-            ("queue", ""),
             ("team", "t"),
+            ("model", ""),
             ("use_case", ""),
             ("user", ""),
+            ("queue", ""),
+            ("labels", (("a", "b"),)),
         ),
         "p",
     )
@@ -313,15 +337,48 @@ def test_of_two_times_told_of_one_event_the_earlier_stands() -> None:
     assert hours(PRICE, NODE, replace(NODE, deleted=T + 9 * HOUR)) == hours(PRICE, NODE)
 
 
-def test_of_two_marks_with_one_key_the_smaller_stands() -> None:
+def test_of_two_marks_with_one_key_the_larger_stands() -> None:
     at = T + 20 * MINUTE
     one, other = Mark("a", at, 1, 1, "hang"), Mark("a", at, 1, 2, "eval")
     assert (
         hours(PRICE, NODE, LIFE, one, other)
         == hours(PRICE, NODE, LIFE, other, one)
-        == hours(PRICE, NODE, LIFE, one)
+        == hours(PRICE, NODE, LIFE, other)
     )
-    assert hours(PRICE, NODE, NodeMark("n", T, "idle"), NodeMark("n", T, None)) == hours(PRICE, NODE)
+    booting = NodeMark("n", T, "booting")
+    assert hours(PRICE, NODE, booting, NodeMark("n", T, None)) == hours(PRICE, NODE, booting)
+
+
+def test_of_two_owners_from_one_moment_on_the_larger_stands_field_by_field() -> None:
+    # namespace, job, job UID, team, model: model b is larger, before anybody looks at the user.
+    mine = replace(LIFE, job_uid="j")
+    one = Attributed("j", T, Owner(job_uid="j", model="b", user="a"))
+    other = Attributed("j", T, Owner(job_uid="j", model="a", user="z", labels=(("x", "y"),)))
+    assert hours(PRICE, NODE, mine, one, other) == hours(PRICE, NODE, mine, one)
+    assert hours(PRICE, NODE, mine, other, one) == hours(PRICE, NODE, mine, one)
+
+
+def test_the_nanodollar_that_is_left_goes_to_the_owner_that_comes_first_by_team() -> None:
+    # Half an hour each of 3 nanodollars is 1 1/2: floors 1 and 1, one is left. Team comes before model: the
+    # owner of team a and model z is smaller than the one of team b and model a.
+    mine = replace(LIFE, job_uid="j", started=T, finished=None, gpus=3)
+    facts = [Attributed("j", T, Owner(team="b", model="a"))]
+    facts += [Attributed("j", T + 30 * MINUTE, Owner(team="a", model="z"))]
+    [hour] = hours(replace(PRICE, effective_nanos=3), NODE, mine, *facts)
+    assert [(dict(row.key.owner)["team"], row.cost) for row in hour.rows] == [("a", 2), ("b", 1)]
+
+
+def test_time_without_a_price_is_counted_for_the_node_and_not_for_its_pods() -> None:
+    [hour] = hours(replace(PRICE, since=T + 15 * MINUTE), NODE, pod("a"), pod("b"), pod("c"))
+    assert hour.unpriced == 15 * MINUTE
+
+
+def test_without_devices_whoever_holds_anything_makes_the_rest_fragmented() -> None:
+    # a has a quarter for half an hour and b nothing at all: 1/8, and 3/8 beside it; then idle.
+    node = replace(NODE, gpus=0, cpu_milli=4000)
+    a = pod("a", 0, 30 * MINUTE, gpus=0, cpu_milli=1000)
+    [hour] = hours(replace(PRICE, effective_nanos=800), node, a, pod("b", gpus=2))
+    assert costs(hour) == {"a": 100, "b": 0, "fragmented": 300, "idle": 400}
 
 
 def test_telemetry_once_told_stays_told() -> None:

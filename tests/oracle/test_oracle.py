@@ -6,7 +6,7 @@ import ast
 import itertools
 import random
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,19 +182,22 @@ def test_traces_have_every_kind_of_trouble(troubled: list[Fact]) -> None:
         b for a, b in itertools.pairwise(sorted(marks, key=_said)) if a.pod_uid == b.pod_uid and b.at < a.at
     ]
     gangs = Counter((one.job_uid, one.name.split("-")[-1]) for one in found)
+    begun = {node.uid: node.created for node in nodes}
+    said: defaultdict[tuple[str, int, int], set[tuple[int, str]]] = defaultdict(set)
+    for mark in marks:
+        said[mark.pod_uid, mark.at, mark.sequence].add((mark.attempt, mark.category))
     trouble = {
         "zero length": 0 in lengths,
         "shorter than a second": any(0 < length < SECOND for length in lengths),
         "released before scheduled": any(length < 0 for length in lengths),
         "never started": any(one.started is None for one in found),
         "nobody saw the end": any(one.finished is None and one.released is None for one in found),
-        "nobody told when it was scheduled": any(one.scheduled == 0 for one in found),
+        "scheduled before there was a node": any(one.scheduled < begun[one.node_uid] for one in found),
+        "two that contradict each other": any(len(words) > 1 for words in said.values()),
         "finished before started": any(
             (one.finished or 0) < (one.started or 0) for one in found if one.finished
         ),
-        "a stall of the image": any(
-            (one.started or 0) - one.scheduled > 600 * SECOND for one in found if one.scheduled
-        ),
+        "a stall of the image": any((one.started or 0) - one.scheduled > 600 * SECOND for one in found),
         "pods of others": any(one.job_uid == "" for one in found),
         "riders": any(one.gpus == 0 for one in found),
         "a second attempt": any(mark.attempt > 1 for mark in marks),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
-from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mlenv_operator.cost.allocation import NOBODY, Amount, Closing, Key, floors, settle
 from mlenv_operator.cost.facts import HOUR, Micros, Node, Pod
+from mlenv_operator.cost.merge import merged
 from mlenv_operator.cost.occupancy import Holding, rates, slots
 from mlenv_operator.cost.segments import covering
 from mlenv_operator.cost.shares import GPU_DOMINANT
@@ -122,7 +122,7 @@ def _measure(facts: _Facts, hour: Micros, end: Micros) -> _Measured:
 def _held(facts: _Facts, hour: Micros, start: Micros, end: Micros) -> list[_Held]:
     """The pods of the node that live in [start, end)."""
     node = facts.node
-    pods = _fullest(pod for pod in facts.pods if pod.node_uid == node.uid)
+    pods = _each_once(pod for pod in facts.pods if pod.node_uid == node.uid)
     marks, attributions = defaultdict(list), defaultdict(list)
     for mark in facts.marks:
         marks[mark.pod_uid].append(mark)
@@ -142,21 +142,13 @@ def _held(facts: _Facts, hour: Micros, start: Micros, end: Micros) -> list[_Held
     return found
 
 
-def _fullest(pods: Iterable[Pod]) -> Iterable[Pod]:
-    """Of what was said of one pod, what says most; of two that say as much, always the same one."""
+def _each_once(pods: Iterable[Pod]) -> Iterable[Pod]:
+    """What was said of each pod, as one fact."""
     found: dict[str, Pod] = {}
     for pod in pods:
-        known = found.get(pod.uid, pod)
-        if known != pod:
-            best = max(known, pod, key=_told)
-            pod = replace(best, telemetry=known.telemetry or pod.telemetry)  # noqa: PLW2901
-        found[pod.uid] = pod
+        known = found.get(pod.uid)
+        found[pod.uid] = pod if known is None else merged(known, pod)
     return found.values()
-
-
-def _told(pod: Pod) -> tuple[tuple[int, ...], str]:
-    times = (pod.released, pod.finished, pod.started)
-    return (*(-1 if at is None else at for at in times), pod.scheduled), repr(pod)
 
 
 def _amounts(held: Sequence[_Held], stretches: Sequence[Slot], scale: int) -> Amounts:

@@ -48,18 +48,21 @@ class Span(NamedTuple):
 
 
 def life(pod: Pod, marks: Sequence[Mark] = ()) -> Life:
-    """The pod's times, clamped into order. Where `started` is not known, the first mark stands for it."""
+    """The pod's times, clamped into order.
+
+    Where `started` is not known, the first mark stands for it, and gives way to `finished`: else a mark of a
+    later hour would change what an hour before it was.
+    """
     moved: list[Micros] = []
     released = _clamp(pod.released, pod.scheduled, FOREVER, moved)
-    start = pod.started
-    if start is None and marks:
-        start = min(max(marks[0].at, pod.scheduled), released)
-    started = _clamp(start, pod.scheduled, released, moved)
-    finished = _clamp(pod.finished, pod.scheduled if start is None else started, released, moved)
+    started = pod.scheduled if pod.started is None else _clamp(pod.started, pod.scheduled, released, moved)
+    finished = _clamp(pod.finished, started, released, moved)
+    if pod.started is None:
+        started = min(max(marks[0].at, started), finished) if marks else finished
     if marks and (marks[0].at < pod.scheduled or marks[-1].at > released):
         for at, _ in sorted({(mark.at, mark.sequence) for mark in marks}):
             _clamp(at, pod.scheduled, released, moved)
-    return Life(pod.scheduled, min(started, finished), finished, released, tuple(moved))
+    return Life(pod.scheduled, started, finished, released, tuple(moved))
 
 
 def _clamp(at: Micros | None, low: Micros, high: Micros, moved: list[Micros]) -> Micros:

@@ -10,12 +10,12 @@ import asyncio
 import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from mlenv_operator.cost.facts import SECOND, Node, Pod
+from mlenv_operator.cost.merge import merged
 from mlenv_operator.ledger.errors import BelowMark, LedgerError, LedgerRefused, StaleWriter
-from mlenv_operator.ledger.intake import POD_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -294,12 +294,7 @@ def _key(fact: Fact) -> Hashable:
 def _fuller(old: Fact, new: Fact) -> Fact:
     """One fact that says what both say: nothing that was told once is lost while it waits."""
     if isinstance(new, Node) and isinstance(old, Node):
-        return replace(new, deleted=_earlier(old.deleted, new.deleted))
+        return merged(old, new)
     if isinstance(new, Pod) and isinstance(old, Pod):
-        times: dict[str, Any] = {name: _earlier(getattr(old, name), getattr(new, name)) for name in POD_TIMES}
-        return replace(new, telemetry=old.telemetry or new.telemetry, **times)
+        return merged(old, new)
     return new
-
-
-def _earlier(one: Micros | None, other: Micros | None) -> Micros | None:
-    return one if other is None else other if one is None else min(one, other)

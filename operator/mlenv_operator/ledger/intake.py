@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mlenv_operator.cost.facts import HOUR, Attributed, Mark, Node, NodeMark, Pod
+from mlenv_operator.cost.merge import TIMES, earlier
 from mlenv_operator.ledger import names, schema
 from mlenv_operator.ledger.schema import FOREVER, KINDS
 
@@ -34,7 +35,6 @@ POD_FIELDS: Final = (
     "finished", "released", "telemetry",
 )  # fmt: skip
 POD_TIMES: Final = frozenset({"started", "finished", "released"})
-TIMES: Final = POD_TIMES | {"scheduled", "created", "deleted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +151,14 @@ def _end(row: Mapping[str, Any]) -> int:
 
 
 def _touch_pod(batch: _Batch, was: dict[str, Any], now: dict[str, Any], differing: set[str]) -> None:
-    """A time that was moved changes what lies between; anything else changes the whole life."""
+    """A time that was moved changes what lies between; anything else changes the whole life.
+
+    Until a start is told, the first mark or the end stands for it: a late one changes what lies before it.
+    """
     if differing <= POD_TIMES:
         moved = [one for name in differing for one in (was[name], now[name])]
+        if "started" in differing and was["started"] is None:
+            moved.append(now["scheduled"])
         times = [FOREVER if one is None else one for one in moved]
         batch.touch(now["node_id"], min(times), max(times), "pod")
         return
@@ -262,11 +267,11 @@ def _join(into: dict[str, Any], more: Mapping[str, Any]) -> set[str]:
     changed = set()
     for name, value in more.items():
         known = into.setdefault(name, value)
-        if known is value or value is None or (name in TIMES and not value):
+        if known is value:
             continue
-        known = None if name in TIMES and not known else known
-        if known is None or (value < known if name in TIMES else value > known):
-            into[name] = value
+        told = earlier(known, value) if name in TIMES else max(known, value)
+        if told != known:
+            into[name] = told
             changed.add(name)
     return changed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from money_oracle.sweep import NodeHour, Told, node_hours
+from money_oracle.sweep import NodeHour, Told, Weights, node_hours
 from money_oracle.trace import (
     Attributed,
     Fact,
@@ -16,8 +16,7 @@ from money_oracle.trace import (
     Pod,
     Price,
     Settled,
-    merged_node,
-    merged_pod,
+    merged,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 class Book:
     """What was said, each fact once, whatever the order."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights | None = None) -> None:
+        self._weights = weights
         self._prices: dict[str, list[Price]] = {}
         self._nodes: dict[str, Node] = {}
         self._pods: dict[str, Pod] = {}
@@ -43,25 +43,25 @@ class Book:
                 known += [] if fact in known else [fact]
             case Node():
                 old = self._nodes.get(fact.uid)
-                self._nodes[fact.uid] = fact if old is None else merged_node(old, fact)
+                self._nodes[fact.uid] = fact if old is None else merged(old, fact)
             case Pod():
                 self._take_pod(fact)
             case Mark():
                 of_pod = self._marks[fact.pod_uid]
                 rival = of_pod.get((fact.at, fact.sequence), fact)
-                of_pod[fact.at, fact.sequence] = min(fact, rival, key=lambda one: (one.attempt, one.category))
+                of_pod[fact.at, fact.sequence] = max(fact, rival, key=lambda one: (one.attempt, one.category))
             case NodeMark():
                 of_node = self._node_marks[fact.node_uid]
-                of_node[fact.at] = min(fact, of_node.get(fact.at, fact), key=lambda one: one.use or "")
+                of_node[fact.at] = max(fact, of_node.get(fact.at, fact), key=lambda one: one.use or "")
             case Attributed():
                 of_job = self._owners[fact.job_uid]
-                of_job[fact.since] = min(fact.to, of_job.get(fact.since, fact.to), key=Owner.sorted)
+                of_job[fact.since] = max(fact.to, of_job.get(fact.since, fact.to), key=Owner.pairs)
             case Settled():
                 raise TypeError("settled is for whoever asks for the hours")
 
     def _take_pod(self, pod: Pod) -> None:
         old = self._pods.get(pod.uid)
-        self._pods[pod.uid] = pod if old is None else merged_pod(old, pod)
+        self._pods[pod.uid] = pod if old is None else merged(old, pod)
         self._on_node[pod.node_uid].add(pod.uid)
 
     def hours(self, node_uid: str, horizon: int) -> Iterator[NodeHour]:
@@ -73,6 +73,7 @@ class Book:
             {pod.uid: _sorted(self._marks.get(pod.uid, {})) for pod in pods},
             list(self._node_marks.get(node_uid, {}).values()),
             self._owners,
+            self._weights,
         )
         return node_hours(told, self._prices.get(node.instance_type, ()), horizon)
 

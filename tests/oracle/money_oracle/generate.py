@@ -9,11 +9,11 @@ from __future__ import annotations
 import heapq
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from money_oracle.fleet import POOLS, Machine, Pool, prices
-from money_oracle.pods import Place, Work, facts_of_pod, owner_of
-from money_oracle.trace import HOUR, SECOND, Attributed, Fact, Node, NodeMark, Pod, Settled
+from money_oracle.pods import STEPS, Place, Work, facts_of_pod, owner_of
+from money_oracle.trace import HOUR, SECOND, Attributed, Fact, Mark, Node, NodeMark, Pod, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,6 +108,9 @@ class _Fleet:
             changes.append(
                 Attributed(uid, at + rng.randrange(2 * HOUR), replace(owner, team=owner.team + "-new"))
             )
+        if rng.random() < 0.05:  # two tell of one moment, and do not agree
+            other = replace(changes[-1].to, user="other", queue=rng.choice(["", "zinc"]))
+            changes.append(replace(changes[-1], to=other))
         if rng.random() < 0.05:
             changes = []
         foreign = rng.random() < 0.08
@@ -196,7 +199,7 @@ class _Fleet:
             use = rng.choice(["draining", "unhealthy", "reservation_unused", "unattributed"])
             machine.facts.append(NodeMark(node.uid, rng.randint(node.created, deleted), use))
         told = [*machine.facts, node if rng.random() < 0.01 else replace(node, deleted=deleted)]
-        told += _seen_before(rng, told)
+        told += _seen_before(rng, told) + _contradicted(rng, told)
         rng.shuffle(told)
         yield from told
         yield Settled(node.uid)
@@ -213,3 +216,30 @@ def _seen_before(rng: random.Random, facts: Iterable[Fact]) -> list[Fact]:
         elif isinstance(fact, Node) and rng.random() < 0.5:
             found.append(replace(fact, deleted=None))
     return found
+
+
+def _contradicted(rng: random.Random, facts: Iterable[Fact]) -> list[Fact]:
+    """Other words about a few of them, under the same key."""
+    return [other for fact in facts if rng.random() < 0.04 and (other := _other(rng, fact)) is not None]
+
+
+def _other(rng: random.Random, fact: Fact) -> Fact | None:
+    moved = rng.randint(-90, 90) * SECOND
+    match fact:
+        case Pod():
+            name = rng.choice(["scheduled", "started", "finished", "released"])
+            was = getattr(fact, name)
+            times: dict[str, Any] = {name: fact.scheduled + moved if was is None else was + moved}
+            more: dict[str, Any] = {
+                "telemetry": not fact.telemetry,
+                "cpu_milli": fact.cpu_milli + rng.randrange(2),
+            }
+            return replace(fact, **rng.choice([times, times, more, {"gpus": max(0, fact.gpus - 1)}]))
+        case Node():
+            return replace(fact, deleted=None if fact.deleted is None else fact.deleted + moved)
+        case Mark():
+            return replace(fact, attempt=fact.attempt + rng.randrange(2), category=rng.choice(STEPS))
+        case NodeMark():
+            return replace(fact, use=rng.choice(["booting", "unhealthy", None]))
+        case _:
+            return None

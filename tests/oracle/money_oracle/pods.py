@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from money_oracle.fleet import Machine, Pool
 
 MINUTE = 60 * SECOND
+DAY = 24 * 60 * MINUTE
 STEPS = ("productive", "data_wait", "checkpoint_save", "productive", "eval", "hang", "unknown", "productive")
 
 
@@ -107,8 +108,8 @@ def _mistold(rng: random.Random, pod: Pod) -> Pod:
         {"finished": None},
         {"released": None},
         {"started": None, "finished": None},
-        {"scheduled": 0},
-        {"scheduled": 0, "started": None, "finished": None},
+        {"scheduled": pod.scheduled - DAY},
+        {"scheduled": pod.scheduled - DAY, "started": None, "finished": None},
         {"finished": pod.scheduled - 5 * SECOND},
         {"started": pod.scheduled - MINUTE},
         {"started": pod.released, "finished": pod.started},

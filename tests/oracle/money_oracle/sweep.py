@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from money_oracle.spans import Span, life, spans
+from money_oracle.spans import Span, spans
 from money_oracle.trace import HOUR, Mark, Node, NodeMark, Owner, Pod, Price
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from money_oracle.trace import Sorted
+    from money_oracle.trace import Pairs
 
-NOBODY = Owner().sorted()
+NOBODY = Owner().pairs()
+GIB = 2**30
+Weights: TypeAlias = tuple[Fraction, Fraction, Fraction]
+"""Of a device, a processor and a GiB."""
 
 
 class Key(NamedTuple):
@@ -25,7 +28,7 @@ class Key(NamedTuple):
     use: str
     attempt: int
     category: str
-    owner: Sorted
+    owner: Pairs
     price_id: str
 
 
@@ -48,6 +51,8 @@ class NodeHour:
     """Beginning of the UTC hour, in microseconds."""
     cost: int
     list_cost: int
+    unpriced: int
+    """Time of the node without a price."""
     rows: tuple[Row, ...]
     """By key."""
 
@@ -63,6 +68,8 @@ class Told:
     node_marks: list[NodeMark] = field(default_factory=list)
     owners: Mapping[str, Mapping[int, Owner]] = field(default_factory=dict)
     """By job, by since."""
+    weights: Weights | None = None
+    """None: the policy gpu-dominant."""
 
 
 def best_price(prices: Iterable[Price], node: Node, at: int) -> Price | None:
@@ -87,16 +94,25 @@ def narrowness(price: Price) -> tuple[bool, bool, bool, int, int, int]:
     return (*places, price.priority, price.since, price.as_of)
 
 
-def shares(node: Node, pods: Iterable[Pod]) -> tuple[dict[str, Fraction], Fraction]:
+def shares(node: Node, pods: Iterable[Pod], weights: Weights | None) -> tuple[dict[str, Fraction], Fraction]:
     """Rule 3: the share of each pod by uid, and what nobody holds. Together exactly 1."""
-    weights = {pod.uid: weight(node, pod) for pod in pods}
-    whole = max(Fraction(1), sum(weights.values(), Fraction(0)))
-    found = {uid: one / whole for uid, one in weights.items()}
+    asked = {pod.uid: weight(node, pod, weights) for pod in pods}
+    whole = max(Fraction(1), sum(asked.values(), Fraction(0)))
+    found = {uid: one / whole for uid, one in asked.items()}
     return found, 1 - sum(found.values(), Fraction(0))
 
 
-def weight(node: Node, pod: Pod) -> Fraction:
+def weight(node: Node, pod: Pod, weights: Weights | None) -> Fraction:
     """The part of the node that the pod asks for; may be more than there is."""
+    if weights is not None:
+        there = (node.gpus, node.cpu_milli, node.memory_bytes)
+        held = (pod.gpus, pod.cpu_milli, pod.memory_bytes)
+        units = (weights[0], weights[1] / 1000, weights[2] / GIB)
+        whole = sum((one * unit for one, unit in zip(there, units, strict=True)), Fraction(0))
+        mine = sum(
+            (one * unit for one, unit, has in zip(held, units, there, strict=True) if has), Fraction(0)
+        )
+        return mine / whole if whole else Fraction(0)
     if node.gpus:
         return Fraction(pod.gpus, node.gpus)
     cpu = Fraction(pod.cpu_milli, node.cpu_milli) if node.cpu_milli else Fraction(0)
@@ -140,7 +156,7 @@ class _Sweep:
     """Goes through the life of a node once, from the left to the right."""
 
     def __init__(self, told: Told, prices: list[Price], begin: int, end: int) -> None:
-        self._node, self._prices, self._begin = told.node, prices, begin
+        self._node, self._prices, self._weights = told.node, prices, told.weights
         self._uses = sorted(told.node_marks, key=lambda mark: mark.at)
         waiting = [one for pod in told.pods if (one := _held(told, pod, begin, end)) is not None]
         self._waiting = sorted(waiting, key=lambda one: one.spans[0].t0, reverse=True)
@@ -175,7 +191,8 @@ class _Sweep:
             came.append(self._waiting.pop())
         if gone or came or self._moved:
             self._held = [one for one in (*self._held, *came) if one.spans[-1].t1 > time]
-            self._shares, self._unheld = shares(self._node, [one.pod for one in self._held])
+            pods = [one.pod for one in self._held]
+            self._shares, self._unheld = shares(self._node, pods, self._weights)
             self._moved = False
         while self._uses and self._uses[-1].at <= time:
             self._use = self._uses.pop().use
@@ -189,17 +206,16 @@ class _Sweep:
             devices = one.pod.gpus if self._node.gpus else 0
             account.add(key, self._shares[one.pod.uid], devices, t1 - t0)
         if self._unheld:
-            use = self._use or ("idle" if self._unheld == 1 else "fragmented")
-            devices = int(self._unheld * self._node.gpus)
+            gpus = sum(one.pod.gpus for one in self._held)
+            held = gpus if self._node.gpus else any(self._shares.values())
+            use = self._use or ("fragmented" if held else "idle")
+            devices = max(0, self._node.gpus - gpus)
             account.add(Key("", use, 0, "", NOBODY, price_id), self._unheld, devices, t1 - t0)
 
 
 def _held(told: Told, pod: Pod, begin: int, end: int) -> _Held | None:
-    marks = told.marks.get(pod.uid, [])
-    held = life(pod, marks, begin, end)
-    if held is None or held[0] >= held[1]:
-        return None
-    return _Held(pod, spans(pod, marks, told.owners.get(pod.job_uid, {}), held))
+    found = spans(pod, told.marks.get(pod.uid, []), told.owners.get(pod.job_uid, {}), begin, end)
+    return _Held(pod, found) if found else None
 
 
 class _Account:
@@ -212,9 +228,12 @@ class _Account:
         self._device_micros: defaultdict[Key, int] = defaultdict(int)
         self._prices: dict[str, Price] = {}
         self._at_price: defaultdict[str, int] = defaultdict(int)
+        self._unpriced = 0
 
     def priced(self, price: Price | None, micros: int) -> None:
-        if price is not None:
+        if price is None:
+            self._unpriced += micros
+        else:
             self._prices[price.id] = price
             self._at_price[price.id] += micros
 
@@ -231,7 +250,7 @@ class _Account:
             Row(key, self._micros[key], self._device_micros[key], costs.get(key), lists.get(key))
             for key in sorted(self._micros)
         )
-        return NodeHour(node_uid, hour, cost, listed, rows)
+        return NodeHour(node_uid, hour, cost, listed, self._unpriced, rows)
 
     def _split(self, per_hour: Mapping[str, int]) -> tuple[int, dict[Key, int]]:
         """Rule 5: the integral, rounded once, and its rows by largest remainder."""

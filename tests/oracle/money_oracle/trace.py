@@ -8,15 +8,15 @@ attributions of its pods must have come before, also when they came for another 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
-Sorted: TypeAlias = tuple[tuple[str, Any], ...]
+Pairs: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Owner:
     queue: str = ""
     labels: tuple[tuple[str, str], ...] = ()
 
-    def sorted(self) -> Sorted:
-        """(field, value) of every field, by the name of the field: as it stands in the key of a row."""
+    def pairs(self) -> Pairs:
+        """(field, value) of every field, in their order here: as it stands in the key of a row."""
         return tuple((name, getattr(self, name)) for name in _OWNER_FIELDS)
 
 
-_OWNER_FIELDS = tuple(sorted(Owner.__slots__))
+_OWNER_FIELDS = Owner.__slots__
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ class Settled:
     node_uid: str
 
 
+Told = TypeVar("Told", Pod, Node)
 Fact: TypeAlias = Price | Node | NodeMark | Pod | Mark | Attributed | Settled
 
 KINDS: dict[str, type[Any]] = {
@@ -154,24 +155,16 @@ def read(lines: Iterable[str]) -> Iterator[Fact]:
     return (from_line(line) for line in lines if line.strip())
 
 
-def earlier(one: int | None, other: int | None) -> int | None:
-    """Of two times told of the same event the earlier; what is not told says nothing."""
-    told = [time for time in (one, other) if time is not None]
-    return min(told) if told else None
+TIMES = ("scheduled", "started", "finished", "released", "created", "deleted")
 
 
-def merged_pod(old: Pod, new: Pod) -> Pod:
-    """What both say. Scheduled 0 is not told."""
-    scheduled = earlier(old.scheduled or None, new.scheduled or None) or 0
-    return replace(
-        old,
-        scheduled=scheduled,
-        started=earlier(old.started, new.started),
-        finished=earlier(old.finished, new.finished),
-        released=earlier(old.released, new.released),
-        telemetry=old.telemetry or new.telemetry,
-    )
-
-
-def merged_node(old: Node, new: Node) -> Node:
-    return replace(old, deleted=earlier(old.deleted, new.deleted))
+def merged(old: Told, new: Told) -> Told:
+    """What both say of one pod or node. Of times the earlier, of anything else the larger."""
+    changes = {}
+    for field in fields(old):
+        mine, other = getattr(old, field.name), getattr(new, field.name)
+        if field.name not in TIMES:
+            changes[field.name] = max(mine, other)
+        elif other and not (mine and mine < other):  # neither None nor 0 tells anything
+            changes[field.name] = other
+    return replace(old, **changes)

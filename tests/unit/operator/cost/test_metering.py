@@ -162,10 +162,18 @@ def test_times_out_of_order_are_counted_in_their_hour_only() -> None:
     assert (later.clamped, [str(row.category) for row in later.rows if row.category]) == (0, ["drain"])
 
 
-def test_of_what_was_told_of_a_pod_the_fullest_counts() -> None:
+def test_what_was_told_of_a_pod_at_several_times_completes_each_other() -> None:
     early, late = pod("a", gpus=8), pod("a", gpus=8, finished=at(30), released=at(30))
     assert Trace(node(), (early, late)).close() == Trace(node(), (late, early, late)).close()
     assert Trace(node(), (early, late)).close() == Trace(node(), (late,)).close()
+
+
+def test_of_times_of_a_pod_that_contradict_each_other_the_earlier_holds() -> None:
+    one = pod("a", gpus=4, started=at(5), finished=at(50), released=at(50))
+    other = pod("a", gpus=8, started=at(9), finished=at(40), released=at(55), telemetry=True)
+    both = pod("a", gpus=8, started=at(5), finished=at(40), released=at(50), telemetry=True)
+    assert Trace(node(), (one, other)).close() == Trace(node(), (both,)).close()
+    assert Trace(node(), (other, one)).close() == Trace(node(), (both,)).close()
 
 
 def test_an_open_hour_shows_the_floor_of_each_row() -> None:

@@ -146,3 +146,14 @@ def test_spans_are_cut_to_the_hour() -> None:
     long = pod("a", scheduled=at(-90), started=at(-80), finished=at(70), released=at(70))
     assert minutes(long) == [(0, 60, 0, "productive", "")]
     assert minutes(long, start=at(60), end=at(120)) == [(60, 70, 0, "productive", "")]
+
+
+def test_a_mark_that_stands_for_the_start_gives_way_to_the_end() -> None:
+    """Else the hour before the mark would change once the mark is told, long after it was closed."""
+    held = pod("a", scheduled=at(5), started=None, finished=at(20), released=at(60))
+    assert minutes(held, [mark(30, Category.EVAL)]) == [
+        (5, 20, 0, "startup", ""),
+        (20, 30, 0, "drain", ""),
+        (30, 60, 1, "drain", ""),
+    ]
+    assert life(held, [mark(30, Category.EVAL)]).moved == ()

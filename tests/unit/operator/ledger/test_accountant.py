@@ -267,3 +267,14 @@ def test_ends_are_forgotten_in_their_order(monkeypatch: pytest.MonkeyPatch) -> N
     for each in pods:
         one._remember(each)
     assert [one.durable(each) for each in pods] == [False, True, True]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_contradicts_itself_while_it_waits_is_completed_as_the_database_would(first: int) -> None:
+    one = node("a")
+    early = pod("p", "j", one, gpus=1, released=START + 2 * HOUR)
+    late = replace(early, scheduled=START + 9 * SECOND, gpus=2, released=START + HOUR, telemetry=True)
+    queue = module._Queue()
+    for told in ((early, late), (late, early))[first]:
+        queue.put(told, 0)
+    assert queue.take(9) == [replace(late, scheduled=early.scheduled)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlenv_operator.cost.allocation import Closing
+    from mlenv_operator.cost.facts import Fact
 
 LATER = START + 30 * HOUR
 
@@ -137,6 +138,29 @@ def test_a_late_fact_makes_a_correction_and_leaves_the_closed_rows(ledger: Ledge
     found = ledger.group(["team", "category"], START + HOUR, START + 2 * HOUR)
     assert found["ads", "startup"].cost == 0
     assert ledger.imbalance() == 0
+
+
+@pytest.mark.parametrize("stands_for_it", ["a mark", "its end"])
+def test_a_late_start_changes_what_lies_before_it_too(
+    new_ledger: Callable[[], Ledger], stands_for_it: str
+) -> None:
+    """Until a start is told, something earlier stood for it, in an hour that is closed by now."""
+    one = node("a")
+    held = pod("p", "j", one, released=START + 4 * HOUR)
+    facts: list[Fact] = [one, Mark(held.uid, START + 600 * SECOND, 1, 1, Category.HANG)]
+    if stands_for_it == "its end":
+        held = replace(held, finished=START + 900 * SECOND)
+        facts = facts[:1]
+    started = replace(held, started=START + 2 * HOUR)
+    once, twice = new_ledger(), new_ledger()
+    once.observe([*facts, held, started])
+    twice.observe([*facts, held])
+    twice.settle_all(START + 6 * HOUR)
+    twice.observe([started])
+    for ledger in (once, twice):
+        ledger.settle_all(START + 6 * HOUR)
+    assert money(twice) == money(once)
+    assert "startup" in money(once)
 
 
 def test_a_late_mark_touches_only_the_hours_until_the_next(ledger: Ledger) -> None:
