@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from rig import DEADLINE, WAYS
 
 import mlenv as ml
+from mlenv import commandline
 from mlenv import job as jobs
 from mlenv.commandline import read
 
@@ -130,6 +131,7 @@ def test_in_a_job_no_other_attempt_is_asked_for(monkeypatch: pytest.MonkeyPatch)
 
 def test_other_ranks_are_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(commandline, "FIRST_SPEAKS_S", 0.01)
     assert refused(["--seed", "much"]) == 2
     assert refused(["--config", "nowhere.yaml"]) == 2
     assert "".join(capsys.readouterr()) == ""
@@ -286,6 +288,9 @@ def test_in_a_gang(way: str, tmp_path: Path) -> None:
         expected = "Config(lr=0.1, seed=0, sizes=[64, 32], data=Data(batch=64))"
         assert f"rank {rank} of 2: {expected}" in ended.stdout
     assert json.loads((run_dir / "config.json").read_text())["data"] == {"batch": 64}
+    # Rank 0 is late, and still heard: the other rank's end would be its own.
+    late = 'import os, time\nif os.environ["RANK"] == "0":\n    time.sleep(2)\n'
+    (tmp_path / "train.py").write_text(late + pagecode.programs()["entry"])
     wrong = launch("--lr", "0.1", "--data.bach", "64")
     assert wrong.returncode == 2, wrong.stdout + wrong.stderr
     assert (wrong.stdout + wrong.stderr).count("Perhaps you meant") == 1

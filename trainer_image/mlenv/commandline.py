@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, get_type_hints
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FILE: Final = "config.json"
 USAGE: Final = 2
+FIRST_SPEAKS_S: Final = 10.0
+"""So long the other ranks wait for the end that comes with rank 0's."""
 OPTION: Final = "--config"
 HELP: Final = f"{OPTION} FILE: JSON or YAML with the same names; what the command line says wins."
 Config = TypeVar("Config")
@@ -75,7 +78,7 @@ def read(kind: type[Config], argv: Sequence[str], *, description: str = "") -> C
         _refuse(str(error))
     except SystemExit as end:
         if end.code:
-            raise SystemExit(_code()) from None
+            raise _end() from None
         raise
     return config
 
@@ -166,7 +169,17 @@ def _write(job: Job, config: Any) -> None:
 def _refuse(sentence: str) -> NoReturn:
     if _speaks():
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {sentence}\n")
-    raise SystemExit(_code())
+    raise _end()
+
+
+def _end() -> SystemExit:
+    """The end of this rank; those that do not speak wait for the one that does: its words would be cut off.
+
+    The first rank that fails ends the others, which may still be importing what it takes to say why.
+    """
+    if not _speaks():
+        threading.Event().wait(FIRST_SPEAKS_S)
+    return SystemExit(_code())
 
 
 def _speaks() -> bool:
