@@ -101,6 +101,7 @@ def test_short_names_and_no_category(kubectl: Kubectl) -> None:
         ("tj", names.TRAINING_JOB),
         ("tenv", names.ENVIRONMENT),
         ("ctenv", names.CLUSTER_ENVIRONMENT),
+        ("pbook", names.PRICE_BOOK),
     }
     assert "small" not in kubectl.ok("get", "all", "-o", "name")
 
