@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import uvloop
 from crowd.ports import free_ports
-from crowd.scrape import histogram_quantile, scraped
+from crowd.scrape import loop_lag_ms, scraped
 from crowd.usage import usage
 
 from mlenv_api import names
@@ -39,8 +39,6 @@ from mlenv_operator.kube.transport import connect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from crowd.scrape import Samples
-
 ROOT = Path(__file__).parents[1]
 BURDENED = Path(__file__).parent / "crowd" / "burdened.py"
 PORT_VARIABLE = "MLENV_OPERATOR_HTTP_PORT"
@@ -50,7 +48,6 @@ NAMESPACE = "bench"
 SAMPLES = 100_000
 SCRAPE_EVERY_S = 15.0
 IN_FLIGHT = 500
-LAG = "mlenv_operator_event_loop_lag_seconds"
 FLOORS = {"loop_lag_p99_ms": 250.0, "operator_rss_mb": 300.0, "lease_transitions": 0}
 
 
@@ -284,11 +281,6 @@ async def scrapes(session: aiohttp.ClientSession, seconds: float) -> None:
                 await response.read()
 
 
-def lag_ms(before: Samples, after: Samples, q: float) -> float:
-    """The upper bound of the bucket that holds the quantile of the loop's lag, in milliseconds."""
-    return histogram_quantile(before, after, LAG, q) * 1000
-
-
 async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[str, float | None]:
     """The whole run."""
     async with connect(user_agent="bench", kubeconfig=str(cluster.kubeconfig)) as transport:
@@ -317,8 +309,8 @@ async def measure(cluster: Cluster, pid: int, args: argparse.Namespace) -> dict[
                 "job_changes_per_s": round(tally.changes / elapsed, 1),
                 "beat_p50_ms": round(times[len(times) // 2] * 1000, 1),
                 "beat_p99_ms": round(times[int(len(times) * 0.99)] * 1000, 1),
-                "loop_lag_p50_ms": lag_ms(before, after, 0.5),
-                "loop_lag_p99_ms": lag_ms(before, after, 0.99),
+                "loop_lag_p50_ms": loop_lag_ms(before, after, 0.5),
+                "loop_lag_p99_ms": loop_lag_ms(before, after),
                 "operator_cpu_cores": round((usage([pid]).cpu_s - cpu) / elapsed, 2),
                 "operator_rss_mb": round(usage([pid]).peak_mb, 1),
                 "lease_transitions": await transitions(client) - term,

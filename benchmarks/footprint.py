@@ -23,7 +23,7 @@ import aiohttp
 import uvloop
 import yaml
 from crowd.ports import free_ports
-from crowd.scrape import histogram_quantile, scraped
+from crowd.scrape import loop_lag_ms, scraped
 from crowd.still import Still, serve
 from crowd.usage import usage
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PORT: Final = free_ports(1)[0]
-LAG: Final = "mlenv_operator_event_loop_lag_seconds"
 PATIENCE_S: Final = 300.0
 
 
@@ -100,8 +99,8 @@ async def measure(pid: int, port: int, args: argparse.Namespace) -> dict[str, An
         "cpu_s": round(used.cpu_s, 1),
         "rss_mb": round(used.rss_mb, 1),
         "peak_rss_mb": round(used.peak_mb, 1),
-        "loop_lag_p99_ms": histogram_quantile({}, found, LAG, 0.99) * 1000,
-        "loop_lag_max_ms": histogram_quantile({}, found, LAG, 1.0) * 1000,
+        "loop_lag_p99_ms": loop_lag_ms({}, found),
+        "loop_lag_max_ms": loop_lag_ms({}, found, 1.0),
         "writes": writes,
     }
 

@@ -23,7 +23,7 @@ import aiohttp
 import uvloop
 from crowd import jobs, setup
 from crowd.burst import connected, side_by_side
-from crowd.scrape import histogram_quantile, scraped
+from crowd.scrape import loop_lag_ms, scraped
 from crowd.usage import usage
 from crowd.watch import watching
 from crowd.worlds import Worlds
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from mlenv_operator.kube.client import Client
 
 NAMESPACE: Final = "bench-live"
-LAG: Final = "mlenv_operator_event_loop_lag_seconds"
 FLOORS: Final = {
     "rss_mb": 300.0,
     "status_lag_p99_s": 2.0,
@@ -250,7 +249,7 @@ class Bench:
             "failure_lag_p99_s": quantile(lags.failures, 0.99),
             "changes": len(lags.edits) + len(lags.failures),
             "changes_lost": lags.lost,
-            "loop_lag_p99_ms": lag_ms(before, await scraped(session, setup.PORT)),
+            "loop_lag_p99_ms": loop_lag_ms(before, await scraped(session, setup.PORT)),
             "operator_cpu_cores": round((self._cpu() - used) / elapsed, 3),
         }
 
@@ -273,7 +272,7 @@ class Bench:
             "takeover_s": None if at is None else round(at - began, 1),
             "takeover_settled_s": round(settled, 1),
             "takeover_writes": len(written),
-            "takeover_loop_lag_p99_ms": lag_ms({}, now),
+            "takeover_loop_lag_p99_ms": loop_lag_ms({}, now),
             "takeover_rss_mb": round(self._memory(), 1),
         }
 
@@ -302,11 +301,6 @@ async def idle(session: aiohttp.ClientSession, patience: float) -> Samples:
             return found
         await asyncio.sleep(0.2)
     raise SystemExit(f"The operator has not looked at every job in {patience:g} s: has it ended?")
-
-
-def lag_ms(before: Samples, after: Samples) -> float:
-    """Upper bound of the bucket that holds the 99th percentile of the event loop's lag."""
-    return histogram_quantile(before, after, LAG, 0.99) * 1000
 
 
 def quantile(values: list[float], q: float) -> float | None:

@@ -20,7 +20,7 @@ import aiohttp
 import uvloop
 from crowd import jobs, machine, setup
 from crowd.burst import connected
-from crowd.scrape import histogram_quantile, scraped
+from crowd.scrape import loop_lag_ms, scraped
 from crowd.timeline import Timeline, waits
 from crowd.usage import usage
 from crowd.watch import ends_by, pods_by, watching
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from mlenv_operator.kube.client import Client
 
 NAMESPACE: Final = "bench-steady"
-LAG: Final = "mlenv_operator_event_loop_lag_seconds"
 CONNECTIONS: Final = 32
 SPARE: Final = 3.0
 """Fake nodes for so many times the pods that run if nothing is late."""
@@ -120,7 +119,7 @@ class Run:
             **waits(self._timeline, "created"),
             "overhead_p50_s": round(sorted(late)[len(late) // 2], 2),
             "operator_cpu_s_per_job": round(cpu / self._jobs, 4),
-            "loop_lag_p99_ms": histogram_quantile(before, after, LAG, 0.99) * 1000,
+            "loop_lag_p99_ms": loop_lag_ms(before, after),
             "rss_mb_at_start": first,
         }
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Samples = dict[str, float]
+LOOP_LAG = "mlenv_operator_event_loop_lag_seconds"
 
 
 async def scraped(session: aiohttp.ClientSession, port: int) -> Samples:
@@ -33,3 +34,8 @@ def histogram_quantile(before: Mapping[str, float], after: Mapping[str, float], 
     }
     total = found.get(float("inf"), 0.0)
     return next((bound for bound in sorted(found) if found[bound] >= q * total), float("inf"))
+
+
+def loop_lag_ms(before: Mapping[str, float], after: Mapping[str, float], q: float = 0.99) -> float:
+    """Upper bound of the bucket that holds this quantile of the event loop's lag, in milliseconds."""
+    return histogram_quantile(before, after, LOOP_LAG, q) * 1000
