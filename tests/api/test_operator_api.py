@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import secrets
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from operator_process import operator_process
 
 from mlenv_api import names
 from mlenv_operator.adapters.caches import build_caches
@@ -359,36 +356,18 @@ async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> N
     assert third.transitions == second.transitions + 1
 
 
-@contextmanager
-def operator(kubectl: Kubectl, namespace: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    variables = {
-        "KUBECONFIG": str(kubectl.kubeconfig),
-        "POD_NAMESPACE": namespace,
-        "POD_NAME": "lonely",
-        "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1",
-        "MLENV_OPERATOR_HTTP_PORT": "0",
-        **settings,
-    }
-    argv = [sys.executable, "-m", "mlenv_operator", "run"]
-    process = subprocess.Popen(argv, env=os.environ | variables, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 async def test_the_lease_is_renewed_while_all_other_connections_are_taken(
-    client: Client, kubectl: Kubectl, namespace: str, transport: Transport
+    client: Client, kubectl: Kubectl, namespace: str, tmp_path: Path
 ) -> None:
     clock, rng = SystemClock(), random.SystemRandom()
     watches = len(build_caches(client, clock, rng, Metrics()).all())
     store = KubeLeaseStore(client, namespace, names.LEASE_NAME)
     renewals: set[str] = set()
-    with operator(kubectl, namespace, MLENV_OPERATOR_API_CONNECTIONS=str(watches)) as process:
+    log, few = tmp_path / "operator.log", {"MLENV_OPERATOR_API_CONNECTIONS": str(watches)}
+    with operator_process(kubectl.kubeconfig, namespace, log, **few) as process:
         async with asyncio.timeout(2 * DEADLINE_S):
             while len(renewals) < 3:
-                assert process.poll() is None
+                assert process.poll() is None, log.read_text()
                 lease = await store.read()
                 renewals |= {lease["spec"]["renewTime"]} if lease else set()
                 await asyncio.sleep(0.05)

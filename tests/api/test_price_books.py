@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import secrets
-import subprocess
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from operator_process import operator_process
 
 from mlenv_api import names
 from mlenv_api.pricebook import MAX_PRICES
@@ -160,16 +158,8 @@ def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[Path]:
     """The whole operator, as a process; its log."""
     home, log = f"op-{secrets.token_hex(4)}", tmp_path / "operator.log"
     kubectl.ok("create", "namespace", home)
-    mine = {"POD_NAMESPACE": home, "POD_NAME": "o", "KUBECONFIG": str(kubectl.kubeconfig)}
-    environment = (
-        os.environ | mine | {"MLENV_OPERATOR_HTTP_PORT": "0", "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1"}
-    )
-    command = [sys.executable, "-m", "mlenv_operator", "run"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    yield log
-    process.terminate()
-    process.wait(DEADLINE_S)
+    with operator_process(kubectl.kubeconfig, home, log):
+        yield log
     kubectl.run("delete", "namespace", home, "--wait=false")
 
 
