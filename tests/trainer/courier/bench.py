@@ -39,8 +39,8 @@ def put(
     size: int = 50_000,
     **head: Any,
 ) -> seal.Seal:
-    """Seal a checkpoint whose files hold noise."""
-    home = folder / names.folder(step, attempt)
+    """Seal a checkpoint whose files hold noise, and name it last, as ranks do: a courier looks any time."""
+    home = folder / (names.folder(step, attempt) + names.TMP)
     home.mkdir(parents=True)
     parts = [
         _part(home, "state.json", b'{"step":%d}' % step, "data"),
@@ -55,13 +55,13 @@ def put(
         parts=tuple(parts),
         **head,
     )
-    (home / names.SEAL).write_bytes(seal.encode(whole))
+    _finish(home, whole)
     return whole
 
 
 def put_on_nodes(folders: list[Path], step: int, attempt: int = 1) -> seal.Seal:
     """Seal one whose shards lie on several nodes, as ranks do without a shared volume."""
-    homes = [folder / names.folder(step, attempt) for folder in folders]
+    homes = [folder / (names.folder(step, attempt) + names.TMP) for folder in folders]
     parts = []
     for node, home in enumerate(homes):
         home.mkdir(parents=True)
@@ -79,8 +79,13 @@ def put_on_nodes(folders: list[Path], step: int, attempt: int = 1) -> seal.Seal:
         parts=(*parts, state),
     )
     for home in homes:
-        (home / names.SEAL).write_bytes(seal.encode(whole))
+        _finish(home, whole)
     return whole
+
+
+def _finish(home: Path, whole: seal.Seal) -> None:
+    (home / names.SEAL).write_bytes(seal.encode(whole))
+    home.rename(home.with_name(whole.folder))
 
 
 def _part(home: Path, uri: str, data: bytes, kind: Any) -> seal.Part:
