@@ -2,10 +2,11 @@
 
 On a local cluster with fake nodes, its whole control plane on this machine. Jobs are submitted as fast
 as the server takes them; its audit log tells when their pods were created and started and who wrote how much,
-a watch when the jobs are done. In the same run a bare client posts the same Service and pods per job without
-any operator: the limit.
+a watch when the jobs are done. In the same run a bare client posts the same objects per job without any
+operator: the limit.
 
-Ours has the jobs' launcher off: fake pods run no program. --indexed measures Kubernetes' own Indexed Jobs
+Ours has the jobs' launcher off: fake pods run no program. With --launcher MLEnv it is on, never speaks, and
+jobs are seen until their pods run; such jobs have no Service. --indexed measures Kubernetes' own Indexed Jobs
 beside it. Another operator: --manifest TEMPLATE with the label and condition of its jobs, --process and
 --user; with --no-install it is there already, in a cluster mlenv-bench that you brought up with fake nodes.
 """
@@ -65,7 +66,7 @@ async def _warm_up(found: Cluster, kind: Kind, operator: Operator, size: Size) -
 
 async def _bare(found: Cluster, args: argparse.Namespace, size: Size) -> tuple[Figures, dict[str, float]]:
     setup.make_namespace(found, BARE)
-    ours = jobs.training_jobs(args.pods, _run_for_s(args))
+    ours = jobs.training_jobs(args.pods, _run_for_s(args), args.launcher)
     gangs = [jobs.bare_gang(ours.manifest(jobs.NAME.format(n), BARE)) for n in range(args.jobs)]
     timeline, shares = await run_bare(found, BARE, gangs, names.LABEL_JOB, size)
     told = {
@@ -90,7 +91,7 @@ def _run_for_s(args: argparse.Namespace) -> float:
 
 def _kind(args: argparse.Namespace, run_for_s: float) -> Kind:
     if args.manifest is None:
-        return jobs.training_jobs(args.pods, run_for_s)
+        return jobs.training_jobs(args.pods, run_for_s if args.launcher == "None" else None, args.launcher)
     return jobs.from_template(args.manifest, args.label, args.done, args.pods, run_for_s)
 
 
@@ -112,6 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--connections", type=int, default=32, help="on which jobs, or bare objects, are sent"
     )
+    parser.add_argument("--launcher", choices=["None", "MLEnv"], default="None", help="of our own jobs")
     parser.add_argument("--run-for", type=float, help="seconds that a pod runs")
     parser.add_argument("--patience", type=float, default=180, help="seconds in which something must move")
     parser.add_argument("--operator", choices=["image", "outside"], default="image")

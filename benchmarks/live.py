@@ -4,6 +4,9 @@ Jobs of `launcher: None` on fake nodes; their pods run until they are told to en
 things change a second, in turns a spec and a program that fails; the lag is from the change to the status
 that speaks of it. Then the operator is killed, a job is edited, and another operator, started cold, has to
 take over and to write nothing that nobody needs. The operator is a process beside the cluster.
+
+Jobs without a launcher have a Service each, and what Kubernetes does for a pod that changes grows with the
+Services of its namespace: 10,000 in one keep its controllers busy, not the operator (--namespaces 1).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -41,7 +45,6 @@ if TYPE_CHECKING:
     from mlenv_local import Cluster
     from mlenv_operator.kube.client import Client
 
-NAMESPACE: Final = "bench-live"
 FLOORS: Final = {
     "rss_mb": 300.0,
     "status_lag_p99_s": 2.0,
@@ -51,6 +54,7 @@ FLOORS: Final = {
 }
 CONNECTIONS: Final = 32
 MOST_AWAITED_S: Final = 60.0
+EVERYWHERE: Final = ""
 Raw = dict[str, Any]
 
 
@@ -61,6 +65,7 @@ class Seen:
     observed: int = -1
     attempt: int = 0
     phase: str = ""
+    namespace: str = ""
 
 
 class View:
@@ -76,7 +81,8 @@ class View:
         """A job changed."""
         name, status = raw["metadata"]["name"], raw.get("status") or {}
         attempt = (status.get("attempt") or {}).get("number", 0)
-        seen = Seen(status.get("observedGeneration", -1), attempt, status.get("phase", ""))
+        namespace = raw["metadata"]["namespace"]
+        seen = Seen(status.get("observedGeneration", -1), attempt, status.get("phase", ""), namespace)
         self.worlds.saw(raw)
         self.phases[self.jobs.get(name, Seen()).phase] -= 1
         self.phases[seen.phase] += 1
@@ -144,7 +150,7 @@ class Changes:
 
     async def _edit(self, name: str) -> None:
         began = time.time()
-        generation = await edit(self._client, name)
+        generation = await edit(self._client, name, self._view.jobs[name].namespace)
         await self._follow(name, began, self.lags.edits, lambda seen: seen.observed >= generation)
 
     async def _fail(self, name: str) -> None:
@@ -155,7 +161,8 @@ class Changes:
         ended = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": now, "finishedAt": now}}
         container = {"name": names.TRAINER_CONTAINER, "image": "x", "imageID": "x", "ready": False}
         status = {"phase": "Failed", "containerStatuses": [{**container, "restartCount": 0, "state": ended}]}
-        await self._client.merge_patch(PODS, NAMESPACE, pod, {"status": status}, subresource="status")
+        home = self._view.jobs[name].namespace
+        await self._client.merge_patch(PODS, home, pod, {"status": status}, subresource="status")
         await self._follow(name, began, self.lags.failures, lambda seen: seen.attempt > before)
 
     async def _follow(
@@ -168,16 +175,21 @@ class Changes:
             times.append(at - began)
 
 
-async def edit(client: Client, name: str) -> int:
+async def edit(client: Client, name: str, namespace: str) -> int:
     """Change a field that a live job may change; the generation that this made."""
     patch = {"spec": {"ttlSecondsAfterFinished": random.randrange(10**6)}}
-    made = await client.merge_patch(TRAINING_JOBS, NAMESPACE, name, patch)
+    made = await client.merge_patch(TRAINING_JOBS, namespace, name, patch)
     return int(made["metadata"]["generation"])
 
 
-def manifest(name: str, pods: int) -> Raw:
+def homes(count: int) -> list[str]:
+    """Namespaces, as many teams have them."""
+    return [f"bench-live-{number:03d}" for number in range(count)]
+
+
+def manifest(name: str, namespace: str, pods: int) -> Raw:
     """A job whose pods never end by themselves, and which may fail often."""
-    made = jobs.training_jobs(pods, 1).manifest(name, NAMESPACE)
+    made = jobs.training_jobs(pods, 1).manifest(name, namespace)
     del made["spec"]["podTemplateOverrides"]["metadata"]["annotations"][fakenodes.ANNOTATION_RUN_FOR]
     made["spec"]["failurePolicy"] = {"maxRestarts": 1000}
     return made
@@ -197,7 +209,7 @@ class Bench:
         async with (
             connected(self._cluster, CONNECTIONS) as kube,
             aiohttp.ClientSession() as session,
-            watching(kube, NAMESPACE, {TRAINING_JOBS: self._view.saw}),
+            watching(kube, EVERYWHERE, {TRAINING_JOBS: self._view.saw}),
         ):
             filled = await self._fill(kube)
             held = await self._hold(kube, session)
@@ -214,7 +226,8 @@ class Bench:
     async def _fill(self, kube: Client) -> float:
         """Submit everything, and wait until all jobs run; seconds."""
         began = time.time()
-        made = (manifest(jobs.NAME.format(number), self._args.pods) for number in range(self._args.jobs))
+        numbered = zip(range(self._args.jobs), cycle(homes(self._args.namespaces)), strict=False)
+        made = (manifest(jobs.NAME.format(number), home, self._args.pods) for number, home in numbered)
         submitted = asyncio.create_task(
             side_by_side([partial(kube.create, TRAINING_JOBS, m) for m in made], 16)
         )
@@ -259,7 +272,7 @@ class Bench:
         self.close()
         await asyncio.sleep(self._args.gap)
         canary = random.choice(list(self._view.jobs))
-        generation = await edit(kube, canary)
+        generation = await edit(kube, canary, self._view.jobs[canary].namespace)
         log, began = AuditLog(self._cluster.audit_log), time.time()
         self._operator = setup.start_outside(self._cluster)
         at = await self._view.when(canary, lambda seen: seen.observed >= generation)
@@ -319,6 +332,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--pods", type=int, default=4, help="pods of each job")
+    parser.add_argument("--namespaces", type=int, default=50, help="that the jobs are spread over")
     parser.add_argument("--changes", type=float, default=5, help="changes of jobs a second")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--gap", type=float, default=16, help="seconds without an operator; a Lease lives 15")
@@ -332,7 +346,7 @@ def main() -> None:
     """Run, print the table, and as the last line the figures as JSON."""
     args = arguments()
     with setup.cluster(args.jobs * args.pods, keep=args.keep, name=args.name) as cluster:
-        setup.prepare_outside(cluster, NAMESPACE)
+        setup.prepare_outside(cluster, *homes(args.namespaces))
         bench = Bench(cluster, args)
         try:
             found = uvloop.run(bench.run())

@@ -83,7 +83,7 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
             group.create_task(side_by_side(works, size.connections))
             await until(timeline, "created", size.jobs, progress, size.patience_s)
             at_created, shares = usage(operator.pids()), _shares(found, began, operator.pids())
-            await until(timeline, "done", size.jobs, progress, size.patience_s)
+            await until(timeline, kind.last, size.jobs, progress, size.patience_s)
     after, belongs = usage(operator.pids()), partial(_job_in, namespace)
     writes = _written(log)
     timeline.correct(moments(writes, size.pods, belongs))
@@ -98,7 +98,7 @@ async def run_bare(
     timeline, log, began = Timeline(size.pods), AuditLog(found.audit_log), look(found, ())
 
     async def post(client: Client, gang: list[Raw]) -> None:
-        timeline.submit(gang[0]["metadata"]["name"], time.time())
+        timeline.submit(gang[0]["metadata"]["labels"][label], time.time())
         for one in gang:
             await client.create(PODS if one["kind"] == "Pod" else SERVICES, one)
 

@@ -39,6 +39,8 @@ class Kind:
     """On its pods: the name of the job."""
     done: str
     """The condition of a job that went well."""
+    last: str = "done"
+    """How far its jobs come: of a launcher that never speaks, no further than "running"."""
 
 
 def job_of(name: str) -> str | None:
@@ -48,8 +50,8 @@ def job_of(name: str) -> str | None:
     return job if job[:1] == "g" and job[1:].isdigit() and rest[:1] in ("", "-", ".") else None
 
 
-def training_jobs(pods: int, run_for_s: float | None) -> Kind:
-    """Our own, without a launcher: fake pods run no program that could beat. Null: they run for ever."""
+def training_jobs(pods: int, run_for_s: float | None, launcher: str = "None") -> Kind:
+    """Our own. Null: their pods run for ever. Fake pods run no program: a launcher in them never beats."""
     said = {} if run_for_s is None else {fakenodes.ANNOTATION_RUN_FOR: f"{run_for_s:g}s"}
 
     def manifest(name: str, namespace: str) -> Raw:
@@ -58,7 +60,7 @@ def training_jobs(pods: int, run_for_s: float | None) -> Kind:
             "kind": names.TRAINING_JOB,
             "metadata": {"name": name, "namespace": namespace},
             "spec": {
-                "launcher": "None",
+                "launcher": launcher,
                 "trainer": {"image": IMAGE, "command": ["train"], "numNodes": pods},
                 "scheduling": {"assemblyTimeoutSeconds": 3600},
                 "podTemplateOverrides": {
@@ -71,7 +73,8 @@ def training_jobs(pods: int, run_for_s: float | None) -> Kind:
             },
         }
 
-    return Kind("TrainingJob (launcher: None)", TRAINING_JOBS, manifest, names.LABEL_JOB, "Complete")
+    title, last = f"TrainingJob (launcher: {launcher})", "done" if launcher == "None" else "running"
+    return Kind(title, TRAINING_JOBS, manifest, names.LABEL_JOB, "Complete", last)
 
 
 def from_template(path: Path, label: str, done: str, pods: int, run_for_s: float) -> Kind:
@@ -90,7 +93,7 @@ def from_template(path: Path, label: str, done: str, pods: int, run_for_s: float
 
 
 def bare_gang(job: Raw) -> list[Raw]:
-    """The Service and the pods that our operator would make of a job, as a plain client may post them.
+    """The objects that our operator would make of a job, as a plain client may post them.
 
     No owner, because there is none, and no finalizer, because nobody would remove it; another manager in the
     label, so that no operator takes them for its own.
@@ -100,7 +103,8 @@ def bare_gang(job: Raw) -> list[Raw]:
         raise ValueError(f"the job is invalid: {'; '.join(view.problems)}")
     what = effective(view.spec, None)
     pods = [render_pod(view, what, index, 0, ()) for index in range(what.num_nodes)]
-    return [_unowned(one) for one in (render_service(view), *pods)]
+    named = () if what.mlenv else (render_service(view),)
+    return [_unowned(one) for one in (*named, *pods)]
 
 
 def _unowned(manifest: Raw) -> Raw:

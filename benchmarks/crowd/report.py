@@ -27,9 +27,7 @@ def figures(burst: Burst, size: Size) -> Figures:
     return {
         "gangs_per_s": round(line.per_second("created"), 1),
         "running_per_s": round(line.per_second("running"), 1),
-        **waits(line, "created"),
-        **waits(line, "running"),
-        **waits(line, "done"),
+        **{name: value for what in _seen(burst) for name, value in waits(line, what).items()},
         "operator_cpu_s_per_job": round(burst.cpu_s() / size.jobs, 4),
         "operator_cpu_s_per_job_until_created": round(burst.cpu_s(until_created=True) / size.jobs, 4),
         "operator_rss_mb": round(burst.after.rss_mb, 1),
@@ -43,13 +41,17 @@ def figures(burst: Burst, size: Size) -> Figures:
     }
 
 
+def _seen(burst: Burst) -> tuple[str, ...]:
+    return ("created", "running", "done") if burst.timeline.done else ("created", "running")
+
+
 def tell(title: str, burst: Burst, size: Size) -> None:
     """Print what was measured of an operator."""
     told = figures(burst, size)
     _out.print(f"\n[bold]{title}[/]: a burst of {size.jobs} jobs of {size.pods} pods")
     table = Table("", "gangs/s", "p50 s", "p99 s", box=None, pad_edge=False)
     rates = {"created": "gangs_per_s", "running": "running_per_s"}
-    for what in ("created", "running", "done"):
+    for what in _seen(burst):
         rate = str(told.get(rates.get(what, ""), ""))
         table.add_row(f"submitted to {what}", rate, str(told[f"{what}_p50_s"]), str(told[f"{what}_p99_s"]))
     _out.print(table)

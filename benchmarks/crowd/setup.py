@@ -88,10 +88,10 @@ def outside(found: Cluster, namespace: str, profile: Path | None) -> Iterator[Op
         process.wait(60)
 
 
-def prepare_outside(found: Cluster, namespace: str) -> None:
+def prepare_outside(found: Cluster, *namespaces: str) -> None:
     """What an operator outside needs: definitions, and namespaces for its Lease and for jobs."""
     found.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    for one in (namespace, platform.NAMESPACE):
+    for one in (*namespaces, platform.NAMESPACE):
         make_namespace(found, one)
 
 

@@ -70,6 +70,15 @@ class Scene:
         """Whether our launcher is PID 1 of the pods."""
         return self.spec.launcher is Launcher.MLENV
 
+    @property
+    def lacks_service(self) -> bool:
+        """Whether the Service is missing that gives pods their names.
+
+        Launchers are told addresses. A Service is no trifle: for every change of a pod the controllers of
+        endpoints, and for every new pod the scheduler, go through all Services of its namespace.
+        """
+        return not (self.mlenv or self.world.has_service)
+
 
 def sort_pods(world: World, job: JobView, spec: TrainingJobSpec) -> Scene:
     """Pods by slot; those of no slot are stale."""

@@ -141,7 +141,7 @@ def _out_of_reach(world: World, pod: PodView) -> bool:
 
 
 def _service(scene: Scene) -> tuple[Action, ...]:
-    return () if scene.world.has_service else (CreateService(render_service(scene.job)),)
+    return (CreateService(render_service(scene.job)),) if scene.lacks_service else ()
 
 
 def _pods(scene: Scene, environment: EnvironmentSpec | None) -> tuple[Action, ...]:

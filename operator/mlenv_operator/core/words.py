@@ -54,4 +54,4 @@ def stalled(scene: Scene) -> Headline | None:
 def _untried(scene: Scene) -> bool:
     """Objects are still missing, and this process has not been refused yet: what was said stands."""
     assembling = scene.state is AttemptState.ASSEMBLING
-    return assembling and (not scene.world.has_service or any(slot.pod is None for slot in scene.slots))
+    return assembling and (scene.lacks_service or any(slot.pod is None for slot in scene.slots))

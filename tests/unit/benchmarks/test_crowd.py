@@ -154,6 +154,11 @@ def test_a_bare_gang_is_what_the_operator_makes_without_owner_and_finalizer() ->
         assert meta["labels"][ours.label] == "g00000"
 
 
+def test_a_gang_with_our_launcher_has_no_service() -> None:
+    ours = jobs.training_jobs(2, None, "MLEnv")
+    assert [one["kind"] for one in jobs.bare_gang(ours.manifest("g00000", "bare"))] == ["Pod", "Pod"]
+
+
 def test_a_template_is_filled_in_and_read() -> None:
     path = ROOT / "benchmarks" / "peers" / "indexed-job.yaml"
     kind = jobs.from_template(path, "batch.kubernetes.io/job-name", "Complete", 4, 30)

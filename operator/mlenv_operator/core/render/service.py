@@ -1,4 +1,4 @@
-"""The headless Service that gives the pods of a job their DNS names."""
+"""The headless Service that gives the pods of a job without our launcher their DNS names."""
 
 from __future__ import annotations
 
