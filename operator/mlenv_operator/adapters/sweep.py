@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlenv_operator.core.world import JobKey
 from mlenv_operator.kube.errors import ApiError, Conflict, NotFound
 from mlenv_operator.kube.resources import CONTROLLER_REVISIONS, TRAINING_JOBS
-from mlenv_operator.kube.sources import list_metadata
+from mlenv_operator.kube.sources import metadata_of
 
 if TYPE_CHECKING:
     from mlenv_operator.adapters.caches import RevisionView
@@ -59,22 +59,25 @@ class Sweep:
 
     async def once(self) -> None:
         """One sweep."""
-        await self._compare_jobs(await list_metadata(self._client, TRAINING_JOBS))
+        for key in await self._behind():
+            await self._check(key)
         for key in self._everything():
             if self._state.jobs.version(key) is None:
                 self._queue.add(key)
         await self._delete_revisions()
         self._state.overlay.expire()
 
-    async def _compare_jobs(self, stored: list[dict[str, Any]]) -> None:
-        missing = set(self._state.jobs.keys())
-        for metadata in stored:
+    async def _behind(self) -> list[JobKey]:
+        """Jobs of which the list knows more than the caches; what these know more, a watch has told them."""
+        unlisted = set(self._state.jobs.keys())
+        behind = []
+        async for metadata in metadata_of(self._client, TRAINING_JOBS):
             key = _key(metadata)
-            missing.discard(key)
-            if self._state.jobs.version(key) != (metadata["uid"], int(metadata["resourceVersion"])):
-                await self._check(key)
-        for key in missing:
-            await self._check(key)
+            unlisted.discard(key)
+            known = self._state.jobs.version(key)
+            if known is None or known[0] != metadata["uid"] or known[1] < int(metadata["resourceVersion"]):
+                behind.append(key)
+        return [*behind, *unlisted]
 
     async def _check(self, key: JobKey) -> None:
         """Read one job; the caches may be ahead of the list, or the list of the caches."""

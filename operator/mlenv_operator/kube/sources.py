@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlenv_operator.kube.client import EVERYTHING, Client, ListPage, Selection
@@ -30,9 +30,16 @@ class KindSource:
         return self.client.watch(self.resource, resource_version, self.selection)
 
 
+async def metadata_of(
+    client: Client, resource: Resource, selection: Selection = EVERYTHING
+) -> AsyncIterator[dict[str, Any]]:
+    """The metadata of each selected object, without its body; no more than a page is held at a time."""
+    slim = replace(selection, metadata_only=True)
+    async for page in client.list_pages(resource, slim):
+        for item in page.items:
+            yield item["metadata"]
+
+
 async def list_metadata(client: Client, resource: Resource, selection: Selection = EVERYTHING) -> list[Any]:
-    """The metadata of all selected objects, without their bodies: what a sweep compares."""
-    slim = Selection(
-        selection.namespace, selection.label_selector, selection.field_selector, metadata_only=True
-    )
-    return [item["metadata"] async for page in client.list_pages(resource, slim) for item in page.items]
+    """All of them at once: where they are few, since each brings its managedFields."""
+    return [one async for one in metadata_of(client, resource, selection)]
