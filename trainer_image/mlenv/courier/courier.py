@@ -7,7 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from mlenv.courier import faults, fetch, pages, plan
+from mlenv.courier import faults, fetch, lastwords, pages, plan
 from mlenv.courier.errands import Errands
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
@@ -59,6 +59,7 @@ class Courier:
         self._unreadable: dict[plan.Identity, Fault] = {}
         self._told: Report | None = None
         self._uploaded: Uploaded | None = None
+        self._verified: frozenset[str] = frozenset()
 
     def turn(self) -> float:
         """Do the next thing, if there is one; seconds until it is worth looking again. Never raises."""
@@ -147,7 +148,15 @@ class Courier:
         parts = self._store.parts() if shared else []
         return (self._store.heads() if self._config.node == 0 else []), parts
 
+    def lacks(self, digest: str) -> str:
+        """Why the store is not known to have this checkpoint whole; empty: it has."""
+        if not digest and self._unreadable:
+            return next(iter(self._unreadable.values())).sentence
+        found = not digest or digest in self._verified
+        return "" if found else f"no checkpoint {digest[:12]} is here, or it cannot be read"
+
     def _know(self, heads: list[plan.Version], sealed: list[plan.Sealed]) -> None:
+        self._verified = frozenset(one.which.digest for one in heads if one.verified)
         found = plan.uploaded(heads, sealed)
         if found is not None:
             self._uploaded = Uploaded(
@@ -180,4 +189,5 @@ class Courier:
         if report != self._told:
             with contextlib.suppress(OSError):
                 pages.write(self._config.own, pages.REPORT, report)
+                lastwords.leave(report)
                 self._told = report

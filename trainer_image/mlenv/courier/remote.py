@@ -176,10 +176,11 @@ class Store:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
+            _reap()
             try:
                 key = self._config.key(self._env)
             except Unusable as error:
-                raise StoreFailed(Fault(Kind.KEY, str(error))) from None
+                raise StoreFailed(Fault(Kind.NO_KEY, str(error))) from None
             folder = Path(self._folder.name) / "client"
             shutil.rmtree(folder, ignore_errors=True)  # caches and run folders of the one before
             env = quiet.environment(self._env, folder, key, self._config.url)
@@ -216,6 +217,15 @@ def version(one: Mapping[str, Any], uid: str) -> Version | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _reap() -> None:
+    """Children of clients that were ended become those of the first process of their container: of us."""
+    if os.getpid() != 1:
+        return
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _run_page(artifact_page: str, run: str) -> str:
