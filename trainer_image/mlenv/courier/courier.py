@@ -49,6 +49,8 @@ class Courier:
         self._now = now
         self._errands = Errands(config, spool, store)
         self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say, self._answer)
+        others = config.own.parent / pages.SOURCES
+        self._sources = fetch.Fetcher(store, others, spool.work, say, self._answer)
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
         self._failures = 0
@@ -91,7 +93,7 @@ class Courier:
         if wanted is None or wanted.nonce == self._answered or self._now() < self._serve_after:
             return
         try:
-            answer = self._fetcher.bring(wanted)
+            answer = self._sources.bring_source(wanted) if wanted.source else self._fetcher.bring(wanted)
         except StoreFailed as error:
             self._answer(Brought(nonce=wanted.nonce, words=error.fault.sentence[:2000]))
             raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.courier import naming, quiet
-from mlenv.courier.errors import StoreFailed, Unusable
+from mlenv.courier.errors import StoreFailed, Unfit, Unusable
 from mlenv.courier.faults import Fault, Kind, classify
 from mlenv.courier.plan import Identity, Version
 
@@ -92,6 +92,18 @@ class Store:
         if not wrong:
             self._do("mark", SHORT_SECONDS, name=version.name, kind=kind, metadata={"verified": True})
         return wrong
+
+    def find(self, name: str, *, finite: bool) -> Version:
+        """A checkpoint of any job, by version or alias. Raises Unfit where it is none that may be used."""
+        one = self._do("find", SHORT_SECONDS, name=name, kind=naming.TYPE)
+        found = version(one, str(one["metadata"].get("job")))
+        if found is None:
+            raise Unfit("no courier made it: its metadata name no job, step, attempt and digest")
+        if not found.verified:
+            raise Unfit("it was never read back and verified: name another version")
+        if finite and not found.good:
+            raise Unfit("it has values that are not finite")
+        return found
 
     def read(self, version: str, node: int, uri: str, into: Path, size: int) -> tuple[int, str]:
         """Bring one file into a folder; its size and SHA-256 as it arrived."""

@@ -50,6 +50,13 @@ class Client:
         found = self.api.artifacts(kind, place, per_page=PAGE)
         return [_version(place, one) for one in found if one.state == "COMMITTED"]
 
+    def _find(self, name: str, kind: str) -> dict[str, Any]:
+        """One version of any job, by its version or an alias."""
+        found = self._artifact(name, kind)
+        if found.state != "COMMITTED":
+            raise ValueError(f"{name} is {found.state.lower()}")
+        return _version(name.rpartition(":")[0], found)
+
     def _push(
         self,
         *,
