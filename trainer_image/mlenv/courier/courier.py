@@ -7,11 +7,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from mlenv.courier import faults, fetch, lastwords, pages, plan
+from mlenv.courier import faults, fetch, lastwords, offline, pages, plan
 from mlenv.courier.errands import Errands
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
 from mlenv.courier.pages import Brought, Report, Wanted
+from mlenv_api import names
 from mlenv_api.protocol import Degraded, Uploaded
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Courier:
         self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say, self._answer)
         others = config.own.parent / pages.SOURCES
         self._sources = fetch.Fetcher(store, others, spool.work, say, self._answer)
+        self._offline = offline.Offline(config.own.parent / names.OFFLINE_DIR, store, say)
+        self.ending = False
+        """Whether the trainer has ended: then its own runs are sent, too."""
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
         self._failures = 0
@@ -67,7 +71,7 @@ class Courier:
         """Do the next thing, if there is one; seconds until it is worth looking again. Never raises."""
         try:
             self._serve()
-            wait = self._carry() if self._now() >= self._not_before else LOOK_SECONDS
+            wait = self._work() if self._now() >= self._not_before else LOOK_SECONDS
         except StoreFailed as error:
             wait = self._failed(error.fault)
         except Exception as error:  # noqa: BLE001  (a courier that fell silent would cost checkpoints)
@@ -78,7 +82,7 @@ class Courier:
     @property
     def done(self) -> bool:
         """Whether nothing is left to carry, as far as is known."""
-        return self._settled
+        return self._settled and not (self.ending and any(self._offline.left(ended=True)))
 
     @property
     def fault(self) -> Fault | None:
@@ -110,6 +114,14 @@ class Courier:
             pages.write(self._config.own, pages.BROUGHT, answer)
 
     # -- what ranks sealed
+
+    def _work(self) -> float:
+        """Checkpoints; and what the program's own calls left, once none waits."""
+        wait = self._carry()
+        if not self._settled or not self._offline.turn(ended=self.ending):
+            return wait
+        self._fault, self._failures = None, 0
+        return 0.0
 
     def _carry(self) -> float:
         sealed = self._readable(self._spool.look())

@@ -110,6 +110,10 @@ class Store:
         found = self._do("read", patience(size), name=version, kind=_kind(node), uri=uri, into=str(into))
         return found["size"], found["hash"]
 
+    def sync(self, folder: Path, size: int) -> None:
+        """Send a run that was written offline; doing it again sends what was added."""
+        self._do("sync", patience(size), folder=str(folder), seconds=patience(size))
+
     def delete(self, version: Version) -> None:
         """Delete a version with all its names."""
         self._do("drop", SHORT_SECONDS, name=version.name, kind=_kind(version.node))

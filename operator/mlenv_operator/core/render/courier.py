@@ -82,14 +82,19 @@ def volumes(wandb: WandbSpec) -> list[dict[str, Any]]:
     ]
 
 
-def exposed(wandb: WandbSpec) -> list[dict[str, Any]]:
-    """What a program that was given the key sees."""
+def own_calls(job: JobView, what: Effective, wandb: WandbSpec) -> list[dict[str, Any]]:
+    """What a program's own calls of wandb see: the key, or a folder that the courier sends from."""
     secret = wandb.api_key_secret_ref
-    ref = {"name": secret.name, "key": secret.key, "optional": True}
-    values = {"WANDB_ENTITY": wandb.entity, "WANDB_PROJECT": wandb.project}
+    values = {"WANDB_ENTITY": wandb.entity, "WANDB_PROJECT": wandb.project, "WANDB_RUN_GROUP": job.uid}
     if wandb.base_url:
         values["WANDB_BASE_URL"] = wandb.base_url
+    if not wandb.expose_key_to_trainer:
+        # A program without a key would ask a terminal for it, or end.
+        values |= {"WANDB_MODE": "offline", "WANDB_DIR": folder(job, what).removesuffix("courier") + names.OFFLINE_DIR}
     plain = [{"name": name, "value": value} for name, value in values.items()]
+    if not wandb.expose_key_to_trainer:
+        return plain
+    ref = {"name": secret.name, "key": secret.key, "optional": True}
     return [{"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": ref}}, *plain]
 
 

@@ -115,9 +115,9 @@ def _environment(
     values = _platform_values(job, what, index, operator_urls)
     if not what.mlenv:
         values |= _torch_values(job, what, index)
-    if what.wandb and what.wandb.expose_key_to_trainer:
+    if what.wandb:
         taken = {one["name"] for one in own}
-        own += [one for one in courier.exposed(what.wandb) if one["name"] not in taken]
+        own += [one for one in courier.own_calls(job, what, what.wandb) if one["name"] not in taken]
     return [*home, *own, *_downward(), *(_plain(name, value) for name, value in values.items())]
 
 
