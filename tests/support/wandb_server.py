@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds. Nobody waits for so long unless something is wrong, or the machine is very busy."""
 QUIET = {
     "WANDB_SILENT": "true",

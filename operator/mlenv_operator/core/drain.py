@@ -12,7 +12,7 @@ from mlenv_operator.core.actions import Drain
 from mlenv_operator.core.checkpoints import carried, known
 from mlenv_operator.core.classify import TERMINAL, stopped
 from mlenv_operator.core.converge import snapshot
-from mlenv_operator.core.diagnose import Headline
+from mlenv_operator.core.diagnose import Headline, rejected
 from mlenv_operator.core.render.drain import render_drain
 from mlenv_operator.core.render.effective import effective
 from mlenv_operator.core.world import DrainState
@@ -40,7 +40,7 @@ def drain(scene: Scene) -> tuple[Drain, ...]:
     last, what = _left(record(scene)), _tracked(scene)
     if last is None or what is None or what.wandb is None or not _alone(scene):
         return ()
-    if not what.spool:
+    if not what.spool or any(one.retry_at > scene.now for one in scene.world.rejections):
         return ()
     return (Drain(render_drain(scene.job, what, what.wandb, last)),)
 
@@ -48,7 +48,8 @@ def drain(scene: Scene) -> tuple[Drain, ...]:
 def drain_at(scene: Scene) -> datetime | None:
     """When to look at the Job again. One that failed goes with its TTL, and another is made then."""
     if not drain(scene):
-        return None
+        retry = (one.retry_at for one in scene.world.rejections)
+        return min(retry, default=None) if behind(scene) else None
     settings, failed = scene.world.settings, scene.world.drain is DrainState.FAILED
     return scene.now + timedelta(seconds=settings.environment_poll_s if failed else settings.drain_poll_s)
 
@@ -74,6 +75,8 @@ def _fate(scene: Scene) -> str:
             f"did not reach the store, and is on volume claim {spool}: see kubectl logs {place} job/{job}."
             f" It is tried again once that Job is gone: in an hour, or with kubectl delete {place} job/{job}"
         )
+    for rejection in scene.world.rejections:
+        return f"did not reach the store, and is on volume claim {spool}: {rejected(rejection).message}"
     return f"is being carried to the store from volume claim {spool} by Job {job}"
 
 

@@ -224,7 +224,9 @@ def _terminated(raw: Mapping[str, Any] | None) -> Terminated | None:
 
 def _last_words(sidecars: Any) -> Uploaded | None:
     """What a courier that ended left behind: input from outside, and nothing where it makes no sense."""
-    found = next((one for one in sidecars or () if one.get("name") == names.COURIER_CONTAINER), {})
+    found: Mapping[str, Any] = next(
+        (one for one in sidecars or () if one.get("name") == names.COURIER_CONTAINER), {}
+    )
     text = ((found.get("state") or {}).get("terminated") or {}).get("message") or ""
     try:
         return LastWords.model_validate_json(text).uploaded if text.startswith("{") else None

@@ -90,7 +90,10 @@ def own_calls(job: JobView, what: Effective, wandb: WandbSpec) -> list[dict[str,
         values["WANDB_BASE_URL"] = wandb.base_url
     if not wandb.expose_key_to_trainer:
         # A program without a key would ask a terminal for it, or end.
-        values |= {"WANDB_MODE": "offline", "WANDB_DIR": folder(job, what).removesuffix("courier") + names.OFFLINE_DIR}
+        values |= {
+            "WANDB_MODE": "offline",
+            "WANDB_DIR": folder(job, what).removesuffix("courier") + names.OFFLINE_DIR,
+        }
     plain = [{"name": name, "value": value} for name, value in values.items()]
     if not wandb.expose_key_to_trainer:
         return plain

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ from fake_cluster import FakeCluster, FakeLauncher, checkpoint, stamp
 from runs import Run
 
 from mlenv_api import names
+from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Beat, LastWords, Uploaded
 from mlenv_api.trainingjob import AttemptState
+from mlenv_operator.core.world import Rejection
 
 WANDB = {
     "wandb": {"entity": "ads", "project": "ranker", "apiKeySecretRef": {"name": "wandb", "key": "api-key"}}
@@ -138,6 +142,20 @@ def test_a_job_that_fails_says_where_to_look_and_is_made_again_once_it_is_gone()
     run.cluster.drains.clear()
     run.after(600).settle()
     assert len(jobs(run)) == 2
+
+
+def test_a_job_that_is_refused_is_told_and_tried_again_later() -> None:
+    run = finished(checkpoint=SPOOL)
+    refused = Rejection(Reason.QUOTA_EXCEEDED, "Job drain", "exceeded quota: jobs", run.cluster.now)
+    run.operator.rejection = replace(refused, retry_at=run.cluster.now + timedelta(seconds=90))
+    end(run)
+    assert jobs(run) == []
+    said = "did not reach the store, and is on volume claim disk: Job drain was refused: exceeded quota: jobs"
+    assert said in run.condition("CheckpointDegraded")[2]
+    assert run.operator.last is not None
+    assert run.operator.last.requeue_at == run.operator.rejection.retry_at
+    run.after(90).settle()
+    assert len(jobs(run)) == 1
 
 
 def test_an_operator_that_is_new_makes_no_second_one() -> None:
