@@ -75,8 +75,9 @@ def _fate(scene: Scene) -> str:
             f"did not reach the store, and is on volume claim {spool}: see kubectl logs {place} job/{job}."
             f" It is tried again once that Job is gone: in an hour, or with kubectl delete {place} job/{job}"
         )
-    for rejection in scene.world.rejections:
-        return f"did not reach the store, and is on volume claim {spool}: {rejected(rejection).message}"
+    refused = next(iter(scene.world.rejections), None)
+    if refused is not None:
+        return f"did not reach the store, and is on volume claim {spool}: {rejected(refused).message}"
     return f"is being carried to the store from volume claim {spool} by Job {job}"
 
 
