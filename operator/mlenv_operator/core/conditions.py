@@ -94,8 +94,8 @@ def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
     yield _row(ConditionType.RESTARTING, restarting, absent)
     if words.launcher and state in ACTIVE:
         yield _Row(ConditionType.LAUNCHER_CONNECTED, *words.launcher)
-    # A finished job has it only while it is true: its last checkpoint is not where it should be.
-    if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] == "True")):
+    # A finished job has it only while its last checkpoint is not where it should be.
+    if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)

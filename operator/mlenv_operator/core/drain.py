@@ -54,12 +54,16 @@ def drain_at(scene: Scene) -> datetime | None:
     return scene.now + timedelta(seconds=settings.environment_poll_s if failed else settings.drain_poll_s)
 
 
-def behind(scene: Scene) -> Headline | None:
-    """Why a finished job's last checkpoint is not in the store, and what becomes of it; null: it is there."""
+def behind(scene: Scene) -> tuple[str, Headline] | None:
+    """Status and reason of CheckpointDegraded of a finished job; null: its last checkpoint is in the store.
+
+    Unknown while its courier still carries, as it does at the end of every job.
+    """
     last, what = _left(record(scene)), _tracked(scene)
     if last is None or what is None:
         return None
-    return Headline(Reason.CHECKPOINT_NOT_STORED, f"the last checkpoint, of step {last.step}, {_fate(scene)}")
+    said = Headline(Reason.CHECKPOINT_NOT_STORED, f"the last checkpoint, of step {last.step}, {_fate(scene)}")
+    return ("True" if _alone(scene) else "Unknown"), said
 
 
 def _fate(scene: Scene) -> str:

@@ -124,7 +124,7 @@ def warnings(old: TrainingJobStatus, new: TrainingJobStatus) -> tuple[Event, ...
 
 
 def _is_news(old: Condition | None, new: Condition) -> bool:
-    if new.reason not in _WARNING_NAMES or not new.message:
+    if new.reason not in _WARNING_NAMES or not new.message or new.status == "Unknown":
         return False
     return old is None or (old.status, old.reason) != (new.status, new.reason)
 
@@ -203,8 +203,7 @@ def _degraded(scene: Scene) -> tuple[str, Headline] | None:
     before = stored(scene.status, ConditionType.CHECKPOINT_DEGRADED)
     told = said(scene.status, ConditionType.CHECKPOINT_DEGRADED)
     if scene.state in TERMINAL:
-        behind = drain.behind(scene)
-        return ("True", behind) if behind else None
+        return drain.behind(scene)
     now = checkpoint_degraded(scene)
     return now or ((before.status, told) if before and told else None)
 
