@@ -164,7 +164,7 @@ def test_without_a_volume_the_pod_stays_until_its_courier_is_done_and_its_last_w
         place.server.start()
     place.until_uploaded(job, STEPS)
     assert condition(job.status(), "CheckpointDegraded") == {}
-    assert [one["status"]["phase"] for one in job.pods()] == ["Succeeded"]
+    job.until_pods(lambda pods: [one["status"]["phase"] for one in pods] == ["Succeeded"], "end of the pod")
 
 
 def sealed_step(status: dict[str, object]) -> int:
