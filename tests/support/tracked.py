@@ -47,6 +47,8 @@ class Tracked:
     ground: Ground
     server: Server
     key: str
+    url: str
+    """Of the server, also while it is away."""
     jobs: dict[str, Job] = field(default_factory=dict)
 
     @property
@@ -60,7 +62,7 @@ class Tracked:
         wandb = {
             "entity": "ada",
             "project": PROJECT,
-            "baseURL": self.server.url,
+            "baseURL": self.url,
             "apiKeySecretRef": {"name": more.pop("secret", SECRET), "key": "api-key"},
             **more.pop("wandb", {}),
         }
@@ -179,7 +181,7 @@ def tracked(cluster: Cluster) -> Iterator[Tracked]:
         ns = Namespace(cluster, f"courier-{secrets.token_hex(3)}", seen=history.see)
         try:
             key = server.add_user("ada")
-            made = Tracked(Ground(ns, home / "hunt", history), server, key)
+            made = Tracked(Ground(ns, home / "hunt", history), server, key, server.url)
             made.secret(key)
             yield made
         finally:
