@@ -114,6 +114,12 @@ class TestFaults:
     def test_the_clients_words_are_told_apart(self, text: str, kind: Kind) -> None:
         assert faults.classify(text).kind is kind
 
+    @pytest.mark.parametrize("kind", list(Kind))
+    def test_what_to_do_is_said_within_what_a_status_holds(self, kind: Kind) -> None:
+        said = faults.Fault(kind, "words " * 1000).sentence
+        assert len(said) <= 400
+        assert said.endswith(f"({faults.ADVICE[kind]})")
+
     def test_what_the_server_asks_for_is_obeyed(self) -> None:
         assert faults.delay(faults.classify("HTTP 429 Retry-After: 4000"), 1, 0.0) == 4000
 

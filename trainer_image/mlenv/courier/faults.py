@@ -30,6 +30,8 @@ class Kind(StrEnum):
 
 
 HUMAN: Final = frozenset({Kind.KEY, Kind.NO_KEY, Kind.FORBIDDEN, Kind.MISSING})
+WORDS: Final = 240
+"""Of an error: the client says things three times over, and a status has 400 characters, advice included."""
 ADVICE: Final = {
     Kind.KEY: "the API key is not accepted: put a valid one into the Secret of spec.tracking.wandb",
     Kind.NO_KEY: "create it, or correct spec.tracking.wandb; it is noticed in minutes, without a restart",
@@ -61,7 +63,8 @@ class Fault:
     @property
     def sentence(self) -> str:
         """What happened, and what to do."""
-        return f"{self.text.rstrip('.')} ({ADVICE[self.kind]})"
+        text = self.text if len(self.text) <= WORDS else f"{self.text[:WORDS]}…"
+        return f"{text.rstrip('.')} ({ADVICE[self.kind]})"
 
 
 def classify(text: str) -> Fault:
