@@ -34,6 +34,8 @@ LABEL_JOB: Final = "mlenv.io/job-name"
 """On pods and Services: the name of the job. Watches and `kubectl logs -l` select by it."""
 LABEL_JOB_UID: Final = "mlenv.io/job-uid"
 """On pods and Services: the UID of the job, which a later job of the same name does not share."""
+LABEL_DRAINS: Final = "mlenv.io/drains"
+"""On the Job that carries what a finished job's couriers could not, and on its pod: the name of the job."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 """Kueue's label for the queue of a job; its cost can be told by it. This version queues nothing by it."""
 # Labels on TrainingJobs, yours to set: to whom their cost belongs, from the moment they are set or changed.
@@ -69,6 +71,8 @@ RUN_DIR: Final = "/var/run/mlenv"
 """Writable folder that the launcher and its ranks share (an emptyDir of the pod)."""
 SPOOL_DIR: Final = "/var/spool/mlenv"
 """Where the volume of spec.checkpoint.spool is mounted."""
+OFFLINE_DIR: Final = "offline"
+"""Beside the checkpoints: where a program's own wandb calls leave their runs, for the courier to send."""
 TRAINER_CONTAINER: Final = "trainer"
 COURIER_CONTAINER: Final = "courier"
 """The sidecar that carries checkpoints to the store of spec.tracking."""
@@ -154,6 +158,11 @@ MAX_JOB_NAME: Final = 52
 def pod_name(job: str, index: int, incarnation: int) -> str:
     """The name of the pod in slot ``index``; a replacement has the next incarnation."""
     return f"{job}-{index}-{incarnation}"
+
+
+def drain_name(job: str, job_uid: str) -> str:
+    """The Job that carries what a finished job's couriers could not."""
+    return f"{job[:45]}-drain-{job_uid[:8]}"
 
 
 def host_name(job: str, index: int) -> str:

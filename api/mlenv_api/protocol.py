@@ -139,6 +139,12 @@ class Degraded(Model):
     message: Text
 
 
+class LastWords(Model):
+    """What a courier's container leaves in its termination message, for when no launcher beats any more."""
+
+    uploaded: Uploaded | None = None
+
+
 class Origin(Model):
     """What the ranks of one attempt run from."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -11,6 +12,17 @@ from mlenv_api.checkpoints import CheckpointRef
 from mlenv_api.fields import Name253
 
 Part = Annotated[str, Field(min_length=1, max_length=128, pattern="^[A-Za-z0-9_.-]+$")]
+
+
+ARTIFACT: Final = re.compile(
+    r"[A-Za-z0-9_.-]{1,128}/[A-Za-z0-9_.-]{1,128}/[A-Za-z0-9_.-]{1,128}:[A-Za-z0-9_.-]+"
+)
+"""As in resume.from: entity, project, name, and a version or an alias; no absolute path has that form."""
+
+
+def is_artifact(text: str | None) -> bool:
+    """Whether this names a version in the store, and no folder."""
+    return text is not None and ARTIFACT.fullmatch(text) is not None
 
 
 class SecretKey(Model):

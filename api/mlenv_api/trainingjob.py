@@ -83,7 +83,7 @@ class Resume(Model):
     policy: ResumePolicy = ResumePolicy.AUTO
     """Auto, Required, Never or From."""
     from_: Annotated[str, Field(max_length=1024)] | None = Field(default=None, alias="from")
-    """With From and Required: folder of a checkpoint, as the trainer container sees it."""
+    """With From and Required: a checkpoint's folder in the pods, or its version in W&B: ads/ctr/x-ckpt:v7."""
     things: tuple[Annotated[str, Field(max_length=253)], ...] = Field(default=(), max_length=64)
     """With `from`: names of the Session's things to take, as net; all unless set."""
 

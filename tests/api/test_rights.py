@@ -22,6 +22,7 @@ CLEANER = "system:serviceaccount:mlenv-system:mlenv-operator-uninstall"
 ALLOWED = {
     OPERATOR: {
         "nodes": "get list watch",
+        "jobs.batch": "create get",
         "pods": "create delete get list patch watch",
         "services": "create get list watch",
         "controllerrevisions.apps": "create delete get list watch",

@@ -71,3 +71,14 @@ def test_its_pods_pass_at_the_restricted_level(kubectl: Kubectl, namespace: str,
     assert (sidecar["name"], sidecar["restartPolicy"]) == ("courier", "Always")
     keys = [one for one in made["spec"]["containers"][0]["volumeMounts"] if "wandb" in one["name"]]
     assert keys == [], "the key is the courier's alone"
+
+
+def test_the_job_that_carries_a_last_checkpoint_passes_at_the_restricted_level(
+    kubectl: Kubectl, namespace: str
+) -> None:
+    made = yaml.safe_load((GOLDEN / "drain.yaml").read_text())
+    made["metadata"] |= {"namespace": namespace, "ownerReferences": []}
+    kubectl.ok("create", "-f", "-", stdin=made)
+    spec = {**made["spec"]["template"]["spec"], "serviceAccountName": "default"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "drain", "namespace": namespace}}
+    kubectl.ok("create", "-f", "-", stdin={**pod, "spec": spec})

@@ -63,7 +63,7 @@ def constants() -> Iterator[str]:
 
 
 def messages() -> Iterator[str]:
-    for model in (protocol.Beat, protocol.Answer, protocol.Misdirected):
+    for model in (protocol.Beat, protocol.Answer, protocol.Misdirected, protocol.LastWords):
         for side in ("validation", "serialization"):
             schema = model.model_json_schema(by_alias=True, mode=side)
             for owner, node in [(model.__name__, schema), *schema.get("$defs", {}).items()]:

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlenv_api.protocol import OLDEST_PROTOCOL, PROTOCOL, Answer, Beat, Misdirected
+from mlenv_api.protocol import OLDEST_PROTOCOL, PROTOCOL, Answer, Beat, LastWords, Misdirected
 
 if TYPE_CHECKING:
     from mlenv_api.base import Model
 
 FOLDER = Path(__file__).parent / "messages"
-MODELS: dict[str, type[Model]] = {"beat": Beat, "answer": Answer, "misdirected": Misdirected}
+MODELS: dict[str, type[Model]] = {
+    "beat": Beat,
+    "answer": Answer,
+    "misdirected": Misdirected,
+    "words": LastWords,
+}
 RECORDED = sorted(FOLDER.glob("v*/*.json"))
 
 

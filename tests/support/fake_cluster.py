@@ -123,6 +123,8 @@ class FakeCluster:
         self.nodes = {node: self._node(node) for node in ("n1", "n2", "n3")}
         self.services: dict[str, Raw] = {}
         self.revisions: dict[str, Raw] = {}
+        self.drains: dict[str, Raw] = {}
+        """Jobs of batch/v1."""
         self.environment = environment
         self.launchers: dict[str, FakeLauncher] = {}
         self.refuse: ApiError | None = None
@@ -163,6 +165,13 @@ class FakeCluster:
     def create_revision(self, manifest: Raw) -> Raw:
         self.writes.append("create controllerrevision")
         return self.revisions.setdefault(manifest["metadata"]["name"], manifest)
+
+    def drain(self, manifest: Raw) -> Raw:
+        name = manifest["metadata"]["name"]
+        if name not in self.drains:
+            self.writes.append(f"create job {name}")
+            self.drains[name] = manifest
+        return self.drains[name]
 
     def delete_pod(self, name: str, uid: str, *, by_operator: bool = True) -> None:
         if by_operator:
@@ -254,6 +263,11 @@ class FakeCluster:
     def set_unschedulable(self, name: str, message: str) -> None:
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self.set_pod_status(name, conditions=[condition])
+
+    def end_drain(self, how: str) -> None:
+        """The Job that carries a last checkpoint is Complete, or Failed."""
+        for name, raw in self.drains.items():
+            self.drains[name] = {**raw, "status": {"conditions": [{"type": how, "status": "True"}]}}
 
     def end_pod(self, name: str, exit_code: int, **terminated: Any) -> None:
         """End the container; the pod's phase follows."""

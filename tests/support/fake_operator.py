@@ -12,6 +12,7 @@ from mlenv_operator.core import actions as act
 from mlenv_operator.core.answers import answer
 from mlenv_operator.core.plan import plan
 from mlenv_operator.core.project import (
+    drain_state,
     parse_environment,
     parse_job,
     parse_revision,
@@ -19,7 +20,7 @@ from mlenv_operator.core.project import (
     project_pod,
 )
 from mlenv_operator.core.rejections import reject
-from mlenv_operator.core.world import BeatView, CoreSettings, NodeView, Rejection, World
+from mlenv_operator.core.world import BeatView, CoreSettings, DrainState, NodeView, Rejection, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ class FakeOperator:
     nodes: dict[str, Raw] = field(default_factory=dict)
     beats: dict[str, BeatView] = field(default_factory=dict)
     rejection: Rejection | None = None
+    drain: DrainState | None = None
     events: list[act.Event] = field(default_factory=list)
     written_at: datetime | None = None
     missing_since: dict[str, datetime] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class FakeOperator:
             beats=dict(self.beats),
             nodes={view.node: self._node(view.node) for view in views if view.node},
             rejections=(self.rejection,) if self.rejection else (),
+            drain=self.drain,
             listening_since=self.listening_since,
             operator_urls=("http://10.96.0.9:8080",),
             settings=self.settings,
@@ -188,6 +191,8 @@ class FakeOperator:
             made = cluster.create_pod(step.manifest)
             self.pods[made["metadata"]["uid"]] = made  # read your own writes
             self.rejection = None
+        elif isinstance(step, act.Drain):
+            self.drain = drain_state(cluster.drain(step.manifest))
         elif isinstance(step, act.DeletePod):
             cluster.delete_pod(step.name, step.uid)
         elif isinstance(step, act.StripFinalizer):
@@ -210,6 +215,7 @@ def restarted(operator: FakeOperator) -> FakeOperator:
         term=operator.term + 1,
         beats={},
         rejection=None,
+        drain=None,
         written_at=None,
         missing_since={},
     )

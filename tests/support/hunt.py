@@ -77,10 +77,17 @@ class Ground:
         shutil.copy(PROGRAM, self.folder / "diary.py")
         (self.folder / "diary.py").chmod(0o644)
 
-    def submit(
-        self, name: str, nodes: int, procs: int, steps: int, spool: str | None = None, **env: str
+    def submit(  # noqa: PLR0917
+        self,
+        name: str,
+        nodes: int,
+        procs: int,
+        steps: int,
+        spool: str | None = None,
+        more: Raw | None = None,
+        **env: str,
     ) -> Job:
-        """A job that keeps a diary in a folder of its name."""
+        """A job that keeps a diary in a folder of its name; `more` of its spec may be said."""
         (self.folder / name).mkdir()
         (self.folder / name).chmod(0o777)
         shared = {"name": "hunt", "hostPath": {"path": str(self.folder), "type": "Directory"}}
@@ -101,6 +108,7 @@ class Ground:
             },
             checkpoint={"intervalSteps": 20, **kept},
             podTemplateOverrides={"spec": pod},
+            **(more or {}),
         )
 
     def diary(self, job: Job) -> Diary:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds. Nobody waits for so long unless something is wrong, or the machine is very busy."""
 QUIET = {
     "WANDB_SILENT": "true",
@@ -51,6 +51,7 @@ class Server:
 
     data: Path
     port: int = 0
+    host: str = "127.0.0.1"
     crashed_after: float = 300.0
     public_url: str = ""
     _process: subprocess.Popen[bytes] | None = None
@@ -59,6 +60,7 @@ class Server:
         """Start it, or start it again."""
         settings = Settings(
             data=self.data,
+            host=self.host,
             port=self.port,
             public_url=self.public_url,
             crashed_after=self.crashed_after,

@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.ckpt import listing
-from mlenv.ckpt.errors import ListingFailed, NothingToResume, TogetherFailed
+from mlenv.ckpt.errors import ListingFailed, Misconfigured, NothingToResume, TogetherFailed
 from mlenv.courier import pages
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Depot:
             tried=self._tried[-100:],
             finite=self._finite,
         )
-        self._control.together("asking the courier", lambda: self._leave_word(courier, wanted))
+        self._control.together("asking the courier", lambda: _leave(courier, wanted, self._job.main))
         heard, end = "", time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
         while True:
             said = self._wait(courier, wanted, end) if self._job.main else (None, False)
@@ -124,11 +124,6 @@ class Depot:
                 raise Away(words)
             self._say(f"waits for a checkpoint from the store: {words}")
 
-    def _leave_word(self, courier: Path, wanted: pages.Wanted) -> None:
-        if self._job.main:
-            courier.mkdir(exist_ok=True)
-            pages.write(courier, pages.WANTED, wanted)
-
     def _wait(self, courier: Path, wanted: pages.Wanted, end: float) -> tuple[pages.Brought | None, bool]:
         """(the answer so far, whether patience is over)."""
         pause_ends = min(end, time.monotonic() + SAY_SECONDS)
@@ -140,6 +135,52 @@ class Depot:
                 break
             time.sleep(PAUSE)
         return found, time.monotonic() >= end
+
+    def source(self, mine: Rules) -> Path:
+        """The folder of the checkpoint that resume.from names in the store, on every node.
+
+        Raises NothingToResume where it cannot be used, ListingFailed where nobody could say.
+        """
+        courier = mine.courier
+        if courier is None:
+            raise Misconfigured(
+                f"spec.checkpoint.resume.from names {mine.artifact} in W&B, and this pod has no courier to"
+                " bring it: add spec.tracking.wandb, or name a folder"
+            )
+        asks = self._job.main if mine.spool else self._job.local_rank == 0
+        wanted = pages.Wanted(
+            nonce=uuid.uuid4().hex, attempt=self._job.attempt, source=mine.artifact, finite=self._finite
+        )
+        self._control.together("asking the courier", lambda: _leave(courier, wanted, asks))
+        found = self._of_all(courier, wanted, asks=asks)
+        missing = next((one for one in found if not one.name), None)
+        if missing is not None:
+            raise NothingToResume(f"this job starts from {missing.words} (spec.checkpoint.resume.from)")
+        if len({one.digest for one in found}) > 1:
+            raise ListingFailed(
+                f"{mine.artifact} was another version on some nodes than on others: its alias moved. The next"
+                " attempt asks again; name a version to be sure"
+            )
+        self._say(found[0].words)
+        return courier.parent / pages.SOURCES / found[0].name
+
+    def _of_all(self, courier: Path, wanted: pages.Wanted, *, asks: bool) -> list[pages.Brought]:
+        """What came of the wishes of all who asked. Raises ListingFailed, on all ranks."""
+        heard, end = "", time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
+        while True:
+            said = self._wait(courier, wanted, end) if asks else None
+            answers = [one for one in self._control.gather(said) if one is not None]
+            if all(page is not None and page.done for page, _ in answers):
+                return [page for page, _ in answers if page is not None]
+            waits = next(page for page, _ in answers if page is None or not page.done)
+            words = waits.words if waits else "its courier has not answered yet"
+            if waits is not None and waits.patience and words != heard:
+                heard, end = words, max(end, time.monotonic() + waits.patience)
+            elif any(late and not (page and page.done) for page, late in answers):
+                raise ListingFailed(
+                    f"{wanted.source} cannot be asked for ({words}): the next attempt asks again"
+                )
+            self._say(f"waits for {wanted.source} from the store: {words}")
 
     def _newest(self, mine: Rules) -> int:
         """The newest step that lies in some folder and may be used; -1: none."""
@@ -163,3 +204,8 @@ class Depot:
             ),
             default=-1,
         )
+
+
+def _leave(courier: Path, wanted: pages.Wanted, asks: bool) -> None:  # noqa: FBT001  (whether it is ours to)
+    if asks:
+        pages.leave(courier, wanted)

@@ -148,7 +148,7 @@ class Keeper:
             if lost:
                 self._say(f"warning: {lost}")
             if mine.source is not None:
-                start = self._ck.start_from(mine.source, mine.spec.resume.things)
+                start = self._ck.start_from(self._source(mine, mine.source), mine.spec.resume.things)
         if mine.known is not None and self._first:
             claim.settle(self._job, self._ck.control, _origin(start, lost=bool(lost)), self._say)
             _spoken.add((self._job.uid, self._job.attempt))
@@ -172,6 +172,15 @@ class Keeper:
         return depot.Depot(
             self._job, self._ck.control, self.folder, self._say, leads=self._ck.leads, finite=finite
         ).restore(mine, look)
+
+    def _source(self, mine: rules.Rules, named: Path) -> Path:
+        """The folder that is named, or that into which couriers bring what is named."""
+        if not mine.artifact:
+            return named
+        finite = self._policy.nonfinite == "refuse"
+        return depot.Depot(
+            self._job, self._ck.control, self.folder, self._say, leads=self._ck.leads, finite=finite
+        ).source(mine)
 
     def _words(self, start: Start, mine: rules.Rules) -> str:
         if start.seal is None:

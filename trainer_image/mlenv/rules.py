@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from mlenv.ckpt.errors import Misconfigured, NothingToResume
 from mlenv.record import Known
 from mlenv_api import names
+from mlenv_api.tracking import is_artifact
 from mlenv_api.trainingjob import CheckpointSpec, ResumePolicy
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class Rules:
             resume.policy is ResumePolicy.REQUIRED and resume.from_ is not None
         )
         return Path(resume.from_ or "") if named else None
+
+    @property
+    def artifact(self) -> str:
+        """The name of `source`, where that is a version in the store; else nothing."""
+        found = self.source
+        return str(found) if found is not None and is_artifact(str(found)) else ""
 
     def lost(self, folder: Path, *, durable: bool) -> str:
         """No checkpoint of ours is in `folder`: what that costs, in words; empty when nothing is lost.

@@ -52,6 +52,7 @@ class Observer:
             beats=self._state.beats.of(pods),
             nodes=self._nodes(pods),
             rejections=self._state.rejections.of(key),
+            drain=None if job is None else self._state.overlay.drain(job),
             neighbours=self._state.neighbours.of(key),
             listening_since=self.listening_since,
             operator_urls=self._urls,

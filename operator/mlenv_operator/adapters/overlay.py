@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_operator.core import actions as act
-from mlenv_operator.core.project import parse_revision, project_pod
-from mlenv_operator.core.world import JobKey, PodView
+from mlenv_operator.core.project import drain_state, parse_revision, project_pod
+from mlenv_operator.core.world import DrainState, JobKey, PodView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlenv_api.podtemplate import EnvironmentSpec
+    from mlenv_operator.core.world import JobView
     from mlenv_operator.kube.executor import Done
     from mlenv_operator.runtime.clock import Clock
 
@@ -31,6 +32,7 @@ class Overlay:
         self._services: dict[str, float] = {}
         self._revisions: dict[tuple[str, str], tuple[float, EnvironmentSpec]] = {}
         self._jobs: dict[str, float] = {}
+        self._drains: dict[JobKey, tuple[str, DrainState]] = {}
 
     def record(self, done: Iterable[Done]) -> None:
         """Remember what was carried out."""
@@ -41,6 +43,8 @@ class Overlay:
                     self._record_pod(stored, until)
                 case act.CreateService() if stored is not None:
                     self._services[stored["metadata"]["ownerReferences"][0]["uid"]] = until
+                case act.Drain() if stored is not None:
+                    self._record_drain(stored)
                 case act.CreateRevision(manifest):
                     self._record_revision(manifest, until)
                 case act.DeletePod(uid=uid):
@@ -71,6 +75,15 @@ class Overlay:
         until, spec = self._revisions.get((namespace, name), (0.0, None))
         return spec if until > self._clock.monotonic() else None
 
+    def drain(self, job: JobView) -> DrainState | None:
+        """How the Job that carries its last checkpoint fared when it was last looked at."""
+        uid, state = self._drains.get(job.key, ("", None))
+        return state if uid == job.uid else None
+
+    def forget(self, key: JobKey) -> None:
+        """The job is gone."""
+        self._drains.pop(key, None)
+
     def job_deleted(self, uid: str) -> bool:
         """Whether we deleted this job just now."""
         return self._jobs.get(uid, 0.0) > self._clock.monotonic()
@@ -90,6 +103,11 @@ class Overlay:
         pod = project_pod(stored)
         if pod is not None:
             self._pods.setdefault(JobKey(pod.namespace, pod.job_name), {})[pod.name] = (until, pod)
+
+    def _record_drain(self, stored: dict[str, Any]) -> None:
+        meta = stored["metadata"]
+        owner = meta["ownerReferences"][0]
+        self._drains[JobKey(meta["namespace"], owner["name"])] = (owner["uid"], drain_state(stored))
 
     def _record_revision(self, manifest: dict[str, object], until: float) -> None:
         spec = parse_revision(manifest)

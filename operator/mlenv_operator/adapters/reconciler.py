@@ -66,6 +66,7 @@ class Reconciler:
             self._queue.add(other)
         if world.job is None:
             self._state.rejections.accepted(key)
+            self._state.overlay.forget(key)
         made = plan(world)
         result = await (self._move(key, world, made) if made.move else self._act(key, world, made))
         self._look_again(key, made.requeue_at)

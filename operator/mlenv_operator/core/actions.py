@@ -39,6 +39,13 @@ class CreatePod:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """See to it that this Job is there: GET, and POST where it is not. Its outcome is looked at, too."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class DeletePod:
     """DELETE with the UID as precondition; 404 and 409 are success."""
 
@@ -69,7 +76,9 @@ class DeleteJob:
     uid: str
 
 
-Action: TypeAlias = CreateRevision | CreateService | CreatePod | DeletePod | StripFinalizer | DeleteJob
+Action: TypeAlias = (
+    CreateRevision | CreateService | CreatePod | Drain | DeletePod | StripFinalizer | DeleteJob
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Checkpoint
 from mlenv_api.tracking import UploadedRef
 from mlenv_api.trainingjob import AttemptState, CheckpointStatus, ResumePolicy
-from mlenv_operator.core.classify import speaks
+from mlenv_operator.core.classify import TERMINAL, speaks
 from mlenv_operator.core.requests import served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from mlenv_api.protocol import Origin
+    from mlenv_api.protocol import Origin, Uploaded
     from mlenv_api.trainingjob import TrainingJobStatus
     from mlenv_operator.core.classify import Scene
 
@@ -56,16 +56,27 @@ def carried(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
 
     Also when it is an older one than was said before: newer ones may have been deleted there.
     """
-    heard = scene.slots[0].heard if scene.slots and scene.mlenv else None
-    told = heard.beat.uploaded if heard is not None and speaks(heard) else None
-    if heard is None or told is None or scene.state not in HEARD or told.attempt < record.since_attempt:
+    told, when = _courier_says(scene)
+    if told is None or told.attempt < record.since_attempt:
         return record
     if record.uploaded is not None and record.uploaded.digest == told.digest:
         return record
-    ref = reference(told, heard.received)
+    ref = reference(told, when)
     return record.model_copy(
         update={"uploaded": UploadedRef(**ref.model_dump(), artifact=told.artifact, url=told.url)}
     )
+
+
+def _courier_says(scene: Scene) -> tuple[Uploaded | None, datetime]:
+    """By its last words, once its container has ended; until then by its launcher's beats."""
+    if not scene.slots or not scene.mlenv:
+        return None, scene.now
+    first = scene.slots[0]
+    if first.pod is not None and first.pod.uploaded is not None and scene.state in HEARD | TERMINAL:
+        return first.pod.uploaded, first.pod.finished_at or scene.now
+    if first.heard is None or not speaks(first.heard) or scene.state not in HEARD:
+        return None, scene.now
+    return first.heard.beat.uploaded, first.heard.received
 
 
 def progressed(scene: Scene, record: CheckpointStatus) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Condition, Phase
-from mlenv_operator.core.classify import ACTIVE
+from mlenv_operator.core.classify import ACTIVE, TERMINAL
 from mlenv_operator.core.diagnose import Headline
 from mlenv_operator.core.text import clip
 from mlenv_operator.core.transition import MAX_SENTENCE, second
@@ -94,7 +94,8 @@ def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
     yield _row(ConditionType.RESTARTING, restarting, absent)
     if words.launcher and state in ACTIVE:
         yield _Row(ConditionType.LAUNCHER_CONNECTED, *words.launcher)
-    if words.degraded and state in ACTIVE:
+    # A finished job has it only while its last checkpoint is not where it should be.
+    if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Nodes
+from mlenv_operator.core import drain
 from mlenv_operator.core.actions import Event, Urgency
-from mlenv_operator.core.checkpoints import HEARD, heard_of, known
+from mlenv_operator.core.checkpoints import HEARD, heard_of
 from mlenv_operator.core.checkpoints import stored as kept
 from mlenv_operator.core.classify import ACTIVE, LIVE, TERMINAL
 from mlenv_operator.core.conditions import Words, conditions, phase
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 STORE_TROUBLE: Final = frozenset(
     {
         Reason.STORE_UNAUTHORIZED,
+        Reason.STORE_KEY_MISSING,
         Reason.STORE_FORBIDDEN,
         Reason.STORE_NOT_FOUND,
         Reason.STORE_RATE_LIMITED,
@@ -42,6 +44,7 @@ STORE_TROUBLE: Final = frozenset(
         Reason.STORE_TIMEOUT,
         Reason.CHECKPOINT_UNREADABLE,
         Reason.UPLOAD_FAILED,
+        Reason.CHECKPOINT_NOT_STORED,
     }
 )
 WARNINGS: Final = (
@@ -78,7 +81,7 @@ def seen(scene: Scene) -> TrainingJobStatus:
     status = scene.status
     if scene.state is AttemptState.RUNNING:
         status = status.model_copy(update={"progress": progress(scene)})
-    record = heard_of(scene) if scene.state in HEARD else known(status)
+    record = heard_of(scene) if scene.state in HEARD else drain.record(scene)
     status = status.model_copy(update={"checkpoint": kept(noted(scene, record))})
     restarting = _holds(stored(status, ConditionType.RESTARTING))
     words = Words(
@@ -121,7 +124,7 @@ def warnings(old: TrainingJobStatus, new: TrainingJobStatus) -> tuple[Event, ...
 
 
 def _is_news(old: Condition | None, new: Condition) -> bool:
-    if new.reason not in _WARNING_NAMES or not new.message:
+    if new.reason not in _WARNING_NAMES or not new.message or new.status == "Unknown":
         return False
     return old is None or (old.status, old.reason) != (new.status, new.reason)
 
@@ -199,6 +202,8 @@ def _degraded(scene: Scene) -> tuple[str, Headline] | None:
         return None
     before = stored(scene.status, ConditionType.CHECKPOINT_DEGRADED)
     told = said(scene.status, ConditionType.CHECKPOINT_DEGRADED)
+    if scene.state in TERMINAL:
+        return drain.behind(scene)
     now = checkpoint_degraded(scene)
     return now or ((before.status, told) if before and told else None)
 

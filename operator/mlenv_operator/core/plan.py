@@ -9,6 +9,7 @@ from mlenv_operator.core import finish, requests
 from mlenv_operator.core.actions import Event, Plan, Urgency
 from mlenv_operator.core.classify import sort_pods
 from mlenv_operator.core.converge import act, release
+from mlenv_operator.core.drain import drain
 from mlenv_operator.core.policies import POLICIES
 from mlenv_operator.core.wake import release_wake_at, waits_for, wake_at
 
@@ -54,7 +55,7 @@ def _act(scene: Scene) -> Plan:
     status = finish.seen(scene)
     urgency = finish.urgency(scene.status, status)
     return Plan(
-        actions=act(scene),
+        actions=(*act(scene), *drain(scene)),
         status=status if urgency else None,
         status_urgency=urgency,
         events=(*finish.warnings(scene.status, status), *requests.news(scene.status, status)),

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ValidationError
 from mlenv_api import names
 from mlenv_api.cel import MUTABLE_WHILE_LIVE
 from mlenv_api.podtemplate import EnvironmentSpec
+from mlenv_api.protocol import LastWords
 from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
 from mlenv_operator.core.validate import job_problems
 from mlenv_operator.core.world import (
     EPOCH,
     Disruption,
+    DrainState,
     EnvironmentView,
     JobKey,
     JobView,
@@ -32,6 +34,8 @@ from mlenv_operator.cost.resources import of_pod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlenv_api.protocol import Uploaded
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -71,6 +75,7 @@ def project_pod(raw: Mapping[str, Any]) -> PodView | None:
         held=of_pod(spec),
         terminated=_terminated(state.get("terminated")),
         waiting=_waiting(state.get("waiting")),
+        uploaded=_last_words(status.get("initContainerStatuses")),
         disruption=_disruption(status.get("conditions") or ()),
         unscheduled=_unscheduled(status.get("conditions") or ()),
         scheduled_at=_scheduled_at(status.get("conditions") or ()),
@@ -134,6 +139,15 @@ def parse_environment(raw: Mapping[str, Any]) -> EnvironmentView:
         spec=spec,
         problems=problems,
     )
+
+
+def drain_state(raw: Mapping[str, Any]) -> DrainState:
+    """How the Job fares that carries a finished job's last checkpoint."""
+    said = (raw.get("status") or {}).get("conditions") or ()
+    for state in (DrainState.COMPLETE, DrainState.FAILED):
+        if _condition(said, state.value).get("status") == "True":
+            return state
+    return DrainState.RUNNING
 
 
 def parse_revision(raw: Mapping[str, Any]) -> EnvironmentSpec | None:
@@ -206,6 +220,18 @@ def _terminated(raw: Mapping[str, Any] | None) -> Terminated | None:
         message=raw.get("message") or "",
         finished_at=_time(raw.get("finishedAt")),
     )
+
+
+def _last_words(sidecars: Any) -> Uploaded | None:
+    """What a courier that ended left behind: input from outside, and nothing where it makes no sense."""
+    found: Mapping[str, Any] = next(
+        (one for one in sidecars or () if one.get("name") == names.COURIER_CONTAINER), {}
+    )
+    text = ((found.get("state") or {}).get("terminated") or {}).get("message") or ""
+    try:
+        return LastWords.model_validate_json(text).uploaded if text.startswith("{") else None
+    except ValidationError:
+        return None
 
 
 def _ran(state: Mapping[str, Any]) -> datetime | None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api import names
+from mlenv_api.tracking import is_artifact
 from mlenv_api.trainingjob import Launcher
 from mlenv_operator.core.render.effective import mount_path
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mlenv_api.podtemplate import EnvironmentSpec, EnvVar, PodSpecOverrides
+    from mlenv_api.tracking import TrackingSpec
     from mlenv_api.trainingjob import TrainingJobSpec
 
 MAX_POD_TEXT: Final = 256 * 1024
@@ -42,6 +44,7 @@ def environment_problems(spec: TrainingJobSpec, environment: EnvironmentSpec | N
         *_volumes(environment.pod_template.spec, "podTemplate of the environment"),
         *_spool(spec, environment.pod_template.spec, "podTemplate of the environment"),
     ]
+    found += _artifact(spec, spec.tracking or environment.tracking)
     return tuple(found) or tuple(_size(spec, environment))
 
 
@@ -58,6 +61,8 @@ def _job_problems(name: str, spec: TrainingJobSpec) -> Iterator[str]:
     yield from _reserved(spec.trainer.env, "spec.trainer.env")
     yield from _volumes(spec.pod_template_overrides.spec, "spec.podTemplateOverrides")
     yield from _spool(spec, spec.pod_template_overrides.spec, "spec.podTemplateOverrides")
+    if spec.environment_ref is None:  # else the environment may say where the store is
+        yield from _artifact(spec, spec.tracking)
     yield from _unread(spec)
     yield from _size(spec, None)
 
@@ -98,6 +103,16 @@ def _unread(spec: TrainingJobSpec) -> Iterator[str]:
         )
     if spec.launcher is Launcher.NONE and spec.tracking and spec.tracking.wandb:
         yield "spec.tracking.wandb is read with our launcher only, and spec.launcher is None; remove it"
+
+
+def _artifact(spec: TrainingJobSpec, tracking: TrackingSpec | None) -> Iterator[str]:
+    """Only a courier has a key."""
+    source = spec.checkpoint.resume.from_
+    if is_artifact(source) and not (tracking and tracking.wandb):
+        yield (
+            f"spec.checkpoint.resume.from names {source} in W&B, and nothing says with whose key it is read;"
+            " add spec.tracking.wandb, or name a folder"
+        )
 
 
 def _size(spec: TrainingJobSpec, environment: EnvironmentSpec | None) -> Iterator[str]:

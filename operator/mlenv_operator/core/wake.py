@@ -9,6 +9,7 @@ from mlenv_api.trainingjob import AttemptState
 from mlenv_operator.core.classify import ACTIVE, TERMINAL, node_lost_at
 from mlenv_operator.core.converge import stop_at
 from mlenv_operator.core.diagnose import silence_at, slow_at
+from mlenv_operator.core.drain import drain_at
 from mlenv_operator.core.policies.assembly import assembly_begins, assembly_ends
 from mlenv_operator.core.policies.deadline import deadline_at
 from mlenv_operator.core.policies.failure import decided_at
@@ -78,6 +79,7 @@ def _of_state(scene: Scene) -> Iterator[datetime | None]:
     elif scene.state in TERMINAL:
         yield from (stop_at(scene, pod) for pod in scene.world.pods if not pod.finished)
         yield expires_at(scene)
+        yield drain_at(scene)
     elif scene.state in (None, AttemptState.SUSPENDED) and not scene.spec.suspend and obstacle(scene):
         yield scene.now + timedelta(seconds=scene.world.settings.environment_poll_s)
         yield from (rejection.retry_at for rejection in scene.world.rejections)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlenv_operator.cost.allocation import NOBODY
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlenv_api.conditions import Reason
     from mlenv_api.podtemplate import EnvironmentSpec
-    from mlenv_api.protocol import Beat
+    from mlenv_api.protocol import Beat, Uploaded
     from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
     from mlenv_operator.cost.facts import Attribution, Node
     from mlenv_operator.cost.resources import Held
@@ -55,6 +56,8 @@ class CoreSettings:
     """A pod that its node has been preparing for so long is spoken of."""
     beats_per_second: float = 500.0
     """All launchers together should beat no more often; half of what one event loop is asked to hold."""
+    drain_poll_s: float = 30.0
+    """How often the Job is looked at that carries a finished job's last checkpoint."""
     beat_assembling_s: float = 0.5
     beat_running_s: float = 2.0
 
@@ -123,6 +126,8 @@ class PodView:
     """What the scheduler sets aside for it."""
     terminated: Terminated | None = None
     waiting: Waiting | None = None
+    uploaded: Uploaded | None = None
+    """What its courier said when it ended: the newest checkpoint that the store has whole."""
     disruption: Disruption | None = None
     unscheduled: str = ""
     """The scheduler's message while it finds no node."""
@@ -197,6 +202,14 @@ class Rejection:
     times: int = 1
 
 
+class DrainState(StrEnum):
+    """Where the Job stands that carries a finished job's last checkpoint."""
+
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """Another job of the same shape that could not get its pods together."""
@@ -255,6 +268,8 @@ class World:
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     """Nodes of the pods; of one that is not listed nothing is concluded."""
     rejections: tuple[Rejection, ...] = ()
+    drain: DrainState | None = None
+    """As last seen; null before this process has looked."""
     neighbours: tuple[Neighbour, ...] = ()
     """Other jobs of the same shape that are queued, or assemble again after a time-out."""
     listening_since: datetime = EPOCH

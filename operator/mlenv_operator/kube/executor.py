@@ -20,7 +20,7 @@ from mlenv_operator.kube.errors import (
     Policy,
     RejectedByPolicy,
 )
-from mlenv_operator.kube.resources import CONTROLLER_REVISIONS, PODS, SERVICES, TRAINING_JOBS, Resource
+from mlenv_operator.kube.resources import CONTROLLER_REVISIONS, JOBS, PODS, SERVICES, TRAINING_JOBS, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,6 +119,8 @@ class Executor:
                 return await self._create_ours(SERVICES, manifest)
             case act.CreatePod(manifest):
                 return await self._create_ours(PODS, manifest)
+            case act.Drain(manifest):
+                return await self._drain(manifest)
             case act.DeletePod(namespace, name, uid):
                 await self._delete(PODS, namespace, name, uid)
             case act.StripFinalizer():
@@ -144,6 +146,17 @@ class Executor:
             if _controller(found) != _controller(manifest):
                 raise
             return found
+
+    async def _drain(self, manifest: Raw) -> Raw:
+        """Mostly it is there, and a read is cheaper than a write that is refused."""
+        metadata = manifest["metadata"]
+        try:
+            found = await self._client.get(JOBS, metadata["namespace"], metadata["name"])
+        except NotFound:
+            return await self._create_ours(JOBS, manifest)
+        if _controller(found) != _controller(manifest):
+            raise AlreadyExists(f"Job {metadata['name']} is there, and is not this job's")
+        return found
 
     async def _delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         try:
@@ -188,7 +201,12 @@ def _refusal(action: act.Action, error: ApiError) -> Refusal:
 
 def _what(action: act.Action) -> str:
     match action:
-        case act.CreateRevision(manifest) | act.CreateService(manifest) | act.CreatePod(manifest):
+        case (
+            act.CreateRevision(manifest)
+            | act.CreateService(manifest)
+            | act.CreatePod(manifest)
+            | act.Drain(manifest)
+        ):
             return f"{manifest['kind']} {manifest['metadata']['name']}"
         case act.DeletePod() | act.StripFinalizer():
             return f"Pod {action.name}"

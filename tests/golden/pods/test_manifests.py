@@ -11,9 +11,12 @@ import pytest
 import yaml
 from fake_cluster import START
 
+from mlenv_api.checkpoints import CheckpointRef
 from mlenv_operator.core.actions import CreatePod, CreateRevision, CreateService
 from mlenv_operator.core.plan import plan
 from mlenv_operator.core.project import parse_environment, parse_job, parse_revision
+from mlenv_operator.core.render.drain import render_drain
+from mlenv_operator.core.render.effective import effective
 from mlenv_operator.core.world import World
 
 HERE = Path(__file__).parent
@@ -166,9 +169,21 @@ def manifests(spec: Raw, environment: Raw | None) -> list[Raw]:
     ],
 )
 def test_manifests_are_as_reviewed(name: str, spec: Raw, environment: Raw | None) -> None:
-    made = yaml.safe_dump_all(
-        json.loads(json.dumps(manifests(spec, environment))), sort_keys=False, width=110
-    )
+    _compare(name, manifests(spec, environment))
+
+
+def test_the_job_that_carries_a_last_checkpoint_is_as_reviewed() -> None:
+    about = {"name": "ranker", "namespace": "team", "uid": "1b2c"}
+    view, environment = parse_job({"metadata": about, "spec": TRACKED_SPOOL}), TRACKED_ENVIRONMENT
+    assert view.spec is not None
+    what = effective(view.spec, parse_environment(environment).spec)
+    assert what.wandb is not None
+    last = CheckpointRef(step=1200, attempt=3, digest="ab" * 32)
+    _compare("drain", [render_drain(view, what, what.wandb, last)])
+
+
+def _compare(name: str, documents: list[Raw]) -> None:
+    made = yaml.safe_dump_all(json.loads(json.dumps(documents)), sort_keys=False, width=110)
     golden = HERE / f"{name}.yaml"
     if os.environ.get("MLENV_UPDATE_GOLDEN"):
         golden.write_text(made)

@@ -1,7 +1,8 @@
 """Trains on clicks and keeps a diary in the folder of its job: every step of every rank, and the end.
 
 `python diary.py FOLDER STEPS`. The folder is shared by all pods, and outlives them. With DIE=ATTEMPT:STEP
-ranks kill themselves there, once the last checkpoint is sealed.
+ranks kill themselves there, once the last checkpoint is sealed. With HOLD=STEP they wait behind that step
+until there is a file `go` in the folder.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def main() -> None:
             if os.environ.get("DIE") == f"{job.attempt}:{run.step}":
                 run._keeper.finish()  # nobody else waits for a save
                 os.kill(os.getpid(), signal.SIGKILL)
+            while os.environ.get("HOLD") == str(run.step) and not os.path.exists(f"{folder}/go"):  # noqa: PTH110
+                time.sleep(0.1)
             time.sleep(0.03)
     states = [data.state_dict()] * job.world_size
     if job.world_size > 1:

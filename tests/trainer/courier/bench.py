@@ -102,14 +102,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 class Pod:
     """One pod's folder and courier."""
 
-    def __init__(self, root: Path, server: Server, key: str, *, node: int = 0, project: str = "p") -> None:
+    def __init__(
+        self, root: Path, server: Server, key: str, *, node: int = 0, project: str = "p", uid: str = UID
+    ) -> None:
         self.folder = root / "checkpoints"
         self.own = root / "courier"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("WANDB")},
             "WANDB_API_KEY": key,
-            api_names.ENV_JOB_UID: UID,
+            api_names.ENV_JOB_UID: uid,
             api_names.ENV_JOB_NAME: "ranker",
             api_names.ENV_COURIER: str(self.own),
             api_names.ENV_NODE_INDEX: str(node),
@@ -117,7 +119,7 @@ class Pod:
         }
         self.config = Config(
             job="ranker",
-            uid=UID,
+            uid=uid,
             node=node,
             checkpoints=self.folder,
             own=self.own,

@@ -209,6 +209,14 @@ class TestProcess:
         assert process.returncode == 0, said
         assert pod.stored() == [(100, 1, True)]
 
+    def test_once_fails_where_the_store_has_not_what_is_expected(self, pod: Pod) -> None:
+        found = seal.digest(put(pod.folder, 100))
+        for digest, code in ((found, 0), ("0" * 64, 1)):
+            process = pod.process("--once", f"--expect={digest}")
+            _, said = process.communicate(timeout=600)
+            assert process.returncode == code, said
+            assert ("not everything is stored: no checkpoint 000000000000" in said) is bool(code)
+
     @pytest.mark.parametrize("point", ["upload", "committed", "checking"])
     def test_killed_anywhere_the_next_one_goes_on(self, pod: Pod, point: str) -> None:
         put(pod.folder, 100)

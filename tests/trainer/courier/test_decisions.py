@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlenv.courier import faults, naming, plan, quiet
+from mlenv.courier import config, faults, lastwords, naming, pages, plan, quiet
+from mlenv.courier.errors import Unusable
 from mlenv.courier.faults import Kind
+from mlenv_api import names
+from mlenv_api.protocol import LastWords, Uploaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -105,6 +114,12 @@ class TestFaults:
     def test_the_clients_words_are_told_apart(self, text: str, kind: Kind) -> None:
         assert faults.classify(text).kind is kind
 
+    @pytest.mark.parametrize("kind", list(Kind))
+    def test_what_to_do_is_said_within_what_a_status_holds(self, kind: Kind) -> None:
+        said = faults.Fault(kind, "words " * 1000).sentence
+        assert len(said) <= 400
+        assert said.endswith(f"({faults.ADVICE[kind]})")
+
     def test_what_the_server_asks_for_is_obeyed(self) -> None:
         assert faults.delay(faults.classify("HTTP 429 Retry-After: 4000"), 1, 0.0) == 4000
 
@@ -112,6 +127,39 @@ class TestFaults:
     def test_waits_grow_and_have_an_end(self, failures: int, jitter: float) -> None:
         wait = faults.delay(faults.Fault(Kind.BROKEN, ""), failures, jitter)
         assert 0 < wait <= faults.MOST_SECONDS
+
+
+def test_a_key_that_is_not_there_is_named_by_its_secret(tmp_path: Path) -> None:
+    where = {"entity": "a", "project": "p", "secret": "wandb", "key": "api-key"}
+    found = config.read(
+        {
+            names.ENV_JOB_UID: "u",
+            names.ENV_JOB_NAMESPACE: "team",
+            names.ENV_COURIER: str(tmp_path / "courier"),
+            names.ENV_WANDB: json.dumps(where),
+            names.ENV_WANDB_KEY_FILE: str(tmp_path / "key"),
+        }
+    )
+    words = 'key "api-key" of Secret "wandb" in namespace team is not there, or empty'
+    for text in (None, " \n"):
+        if text is not None:
+            (tmp_path / "key").write_text(text)
+        with pytest.raises(Unusable, match=re.escape(words)):
+            found.key({})
+    (tmp_path / "key").write_text("k" * 40 + "\n")
+    assert found.key({}) == "k" * 40
+
+
+def test_last_words_are_there_whenever_a_container_ends(tmp_path: Path) -> None:
+    path = tmp_path / "termination-log"
+    known = Uploaded(attempt=1, step=5, digest="a" * 64, artifact="a/p/x:v0")
+    lastwords.leave(pages.Report(uploaded=known), path)
+    assert not path.exists(), "outside of a container there is no such file"
+    path.touch()
+    lastwords.leave(pages.Report(), path)
+    assert path.read_text() == ""
+    lastwords.leave(pages.Report(uploaded=known), path)
+    assert LastWords.model_validate_json(path.read_text()).uploaded == known
 
 
 def test_names_are_those_that_a_store_takes() -> None:

@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mlenv.courier", description=__doc__)
     parser.add_argument("--once", action="store_true", help="carry what is there now, and end")
     parser.add_argument("--patience", type=float, default=600.0, help="seconds for that")
+    parser.add_argument("--expect", default="", help="digest of a checkpoint that the store must have then")
     asked = parser.parse_args(argv)
     try:
         found = config.current()
@@ -42,18 +43,21 @@ def main(argv: list[str] | None = None) -> int:
         say(f"node 0 carries what is on the shared volume; node {found.node} has nothing to do")
         end.wait()
         return 0
-    return _run(found, end, once=asked.once, patience=asked.patience)
+    return _run(found, end, asked)
 
 
-def _run(found: config.Config, end: threading.Event, *, once: bool, patience: float) -> int:
+def _run(found: config.Config, end: threading.Event, asked: argparse.Namespace) -> int:
     spool = Spool(found, os.environ.get(names.ENV_POD_NAME) or str(os.getpid()))
     spool.begin()
     store = Store(found, os.environ)
     courier = Courier(found, spool, store, say)
     try:
-        while not once and not end.is_set():
+        while not asked.once and not end.is_set():
             end.wait(courier.turn())
-        code = _drain(courier, patience if once else found.grace)
+        if asked.once:
+            code = _drain(courier, asked.patience, asked.expect, end)
+        else:
+            code = _drain(courier, found.grace)
         store.finish()
         return code
     finally:
@@ -61,14 +65,17 @@ def _run(found: config.Config, end: threading.Event, *, once: bool, patience: fl
         spool.end()
 
 
-def _drain(courier: Courier, seconds: float) -> int:
+def _drain(courier: Courier, seconds: float, expect: str = "", end: threading.Event | None = None) -> int:
     """Carry what is left. What is not carried in time stays in the spool, for the next courier."""
     deadline = time.monotonic() + seconds
+    courier.ending = True
     while True:
         wait = courier.turn()
         if courier.done and courier.fault is None:
-            return 0
-        if time.monotonic() + wait >= deadline:
+            if lacks := courier.lacks(expect):
+                say(f"not everything is stored: {lacks}")
+            return FAILED if lacks else 0
+        if time.monotonic() + wait >= deadline or (end is not None and end.is_set()):
             why = courier.fault.sentence if courier.fault else "there was no time"
             say(f"not everything is stored: {why}. What is sealed in the spool stays there")
             return FAILED

@@ -34,6 +34,8 @@ class Config:
     url: str
     """Of the server; empty: the public one."""
     key_file: Path | None
+    secret: str = ""
+    """What the key's file comes from, in words."""
     idle: bool = False
     """Whether another pod's courier does it all: where pods share a volume, that of node 0."""
     grace: float = 30.0
@@ -44,9 +46,14 @@ class Config:
         if self.key_file is None:
             return env.get("WANDB_API_KEY", "")
         try:
-            return self.key_file.read_text().strip()
+            found = self.key_file.read_text().strip()
+        except FileNotFoundError:
+            found = ""
         except OSError as error:
             raise Unusable(f"the API key in {self.key_file} cannot be read: {error.strerror}") from None
+        if not found:
+            raise Unusable(f"{self.secret or self.key_file} is not there, or empty")
+        return found
 
 
 def read(env: Mapping[str, str]) -> Config:
@@ -69,6 +76,7 @@ def read(env: Mapping[str, str]) -> Config:
         project=where["project"],
         url=where.get("baseURL", ""),
         key_file=Path(key) if key else None,
+        secret=_secret(where, env.get(names.ENV_JOB_NAMESPACE, "")),
         idle=bool(env.get(names.ENV_SPOOL)) and node != 0,
         grace=max(1.0, _number(env, names.ENV_TERMINATION_GRACE_SECONDS, 30) - MARGIN_SECONDS),
     )
@@ -82,6 +90,12 @@ def _wandb(text: str) -> dict[str, str]:
     if not isinstance(found, dict):
         raise Unusable(f"{names.ENV_WANDB} is no JSON object")
     return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _secret(where: Mapping[str, str], namespace: str) -> str:
+    if not where.get("secret"):
+        return ""
+    return f'key "{where.get("key", "")}" of Secret "{where["secret"]}" in namespace {namespace}'
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -7,11 +7,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from mlenv.courier import faults, fetch, pages, plan
+from mlenv.courier import faults, fetch, lastwords, offline, pages, plan
 from mlenv.courier.errands import Errands
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
 from mlenv.courier.pages import Brought, Report, Wanted
+from mlenv_api import names
 from mlenv_api.protocol import Degraded, Uploaded
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class Courier:
         self._now = now
         self._errands = Errands(config, spool, store)
         self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say, self._answer)
+        others = config.own.parent / pages.SOURCES
+        self._sources = fetch.Fetcher(store, others, spool.work, say, self._answer)
+        self._offline = offline.Offline(config.own.parent / names.OFFLINE_DIR, store, say)
+        self.ending = False
+        """Whether the trainer has ended: then its own runs are sent, too."""
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
         self._failures = 0
@@ -59,12 +65,13 @@ class Courier:
         self._unreadable: dict[plan.Identity, Fault] = {}
         self._told: Report | None = None
         self._uploaded: Uploaded | None = None
+        self._verified: frozenset[str] = frozenset()
 
     def turn(self) -> float:
         """Do the next thing, if there is one; seconds until it is worth looking again. Never raises."""
         try:
             self._serve()
-            wait = self._carry() if self._now() >= self._not_before else LOOK_SECONDS
+            wait = self._work() if self._now() >= self._not_before else LOOK_SECONDS
         except StoreFailed as error:
             wait = self._failed(error.fault)
         except Exception as error:  # noqa: BLE001  (a courier that fell silent would cost checkpoints)
@@ -75,7 +82,7 @@ class Courier:
     @property
     def done(self) -> bool:
         """Whether nothing is left to carry, as far as is known."""
-        return self._settled
+        return self._settled and not (self.ending and any(self._offline.left(ended=True)))
 
     @property
     def fault(self) -> Fault | None:
@@ -90,7 +97,7 @@ class Courier:
         if wanted is None or wanted.nonce == self._answered or self._now() < self._serve_after:
             return
         try:
-            answer = self._fetcher.bring(wanted)
+            answer = self._sources.bring_source(wanted) if wanted.source else self._fetcher.bring(wanted)
         except StoreFailed as error:
             self._answer(Brought(nonce=wanted.nonce, words=error.fault.sentence[:2000]))
             raise
@@ -107,6 +114,14 @@ class Courier:
             pages.write(self._config.own, pages.BROUGHT, answer)
 
     # -- what ranks sealed
+
+    def _work(self) -> float:
+        """Checkpoints; and what the program's own calls left, once none waits."""
+        wait = self._carry()
+        if not self._settled or not self._offline.turn(ended=self.ending):
+            return wait
+        self._fault, self._failures = None, 0
+        return 0.0
 
     def _carry(self) -> float:
         sealed = self._readable(self._spool.look())
@@ -147,7 +162,15 @@ class Courier:
         parts = self._store.parts() if shared else []
         return (self._store.heads() if self._config.node == 0 else []), parts
 
+    def lacks(self, digest: str) -> str:
+        """Why the store is not known to have this checkpoint whole; empty: it has."""
+        if not digest and self._unreadable:
+            return next(iter(self._unreadable.values())).sentence
+        found = not digest or digest in self._verified
+        return "" if found else f"no checkpoint {digest[:12]} is here, or it cannot be read"
+
     def _know(self, heads: list[plan.Version], sealed: list[plan.Sealed]) -> None:
+        self._verified = frozenset(one.which.digest for one in heads if one.verified)
         found = plan.uploaded(heads, sealed)
         if found is not None:
             self._uploaded = Uploaded(
@@ -180,4 +203,5 @@ class Courier:
         if report != self._told:
             with contextlib.suppress(OSError):
                 pages.write(self._config.own, pages.REPORT, report)
+                lastwords.leave(report)
                 self._told = report

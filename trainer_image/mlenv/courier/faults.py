@@ -18,6 +18,7 @@ class Kind(StrEnum):
     """What went wrong; the values are reasons in the job's status."""
 
     KEY = "StoreUnauthorized"
+    NO_KEY = "StoreKeyMissing"
     FORBIDDEN = "StoreForbidden"
     MISSING = "StoreNotFound"
     BUSY = "StoreRateLimited"
@@ -28,9 +29,12 @@ class Kind(StrEnum):
     OTHER = "UploadFailed"
 
 
-HUMAN: Final = frozenset({Kind.KEY, Kind.FORBIDDEN, Kind.MISSING})
+HUMAN: Final = frozenset({Kind.KEY, Kind.NO_KEY, Kind.FORBIDDEN, Kind.MISSING})
+WORDS: Final = 240
+"""Of an error: the client says things three times over, and a status has 400 characters, advice included."""
 ADVICE: Final = {
     Kind.KEY: "the API key is not accepted: put a valid one into the Secret of spec.tracking.wandb",
+    Kind.NO_KEY: "create it, or correct spec.tracking.wandb; it is noticed in minutes, without a restart",
     Kind.FORBIDDEN: "the API key's owner may not write there: check entity and project, and its rights",
     Kind.MISSING: "there is no such entity, project or artifact: check spec.tracking.wandb",
     Kind.BUSY: "too many requests: it is tried again later",
@@ -59,7 +63,8 @@ class Fault:
     @property
     def sentence(self) -> str:
         """What happened, and what to do."""
-        return f"{self.text.rstrip('.')} ({ADVICE[self.kind]})"
+        text = self.text if len(self.text) <= WORDS else f"{self.text[:WORDS]}…"
+        return f"{text.rstrip('.')} ({ADVICE[self.kind]})"
 
 
 def classify(text: str) -> Fault:

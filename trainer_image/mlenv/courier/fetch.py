@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlenv.courier.remote import Store
 
 DAMAGED: Final = "damaged-"
+FINAL: Final = frozenset({Kind.MISSING, Kind.FORBIDDEN, Kind.OTHER})
+"""What asking once more for a version that was named would not change."""
 
 
 def candidates(heads: Iterable[plan.Version], wanted: Wanted) -> list[plan.Version]:
@@ -73,6 +75,22 @@ class Fetcher:
                 )
         words = "; ".join(passed) or f"{self._store.head} has none that may be used"
         return Brought(nonce=wanted.nonce, done=True, words=words[:2000])
+
+    def bring_source(self, wanted: Wanted) -> Brought:
+        """The one that is named, or why it cannot be used. Raises StoreFailed where asking again may help."""
+        self._nonce = wanted.nonce
+        try:
+            version = self._store.find(wanted.source, finite=wanted.finite)
+            name = self._here(version) or self._one(version)
+        except Unfit as error:
+            return Brought(nonce=wanted.nonce, done=True, words=f"{wanted.source}: {error}"[:2000])
+        except StoreFailed as error:
+            if error.fault.kind not in FINAL:
+                raise
+            words = f"{wanted.source}: {error.fault.sentence}"
+            return Brought(nonce=wanted.nonce, done=True, words=words[:2000])
+        words = f"{name} was brought from {version.name}"
+        return Brought(nonce=wanted.nonce, name=name, digest=version.which.digest, done=True, words=words)
 
     def _here(self, version: plan.Version) -> str:
         """Its name, where it lies in the folder as it was sealed; else nothing."""

@@ -22,6 +22,8 @@ BROUGHT: Final = "brought.json"
 """From the courier: what came of that."""
 REPORT: Final = "report.json"
 """From the courier: what the store has, and what is wrong; for the launcher's beats."""
+SOURCES: Final = "sources"
+"""Beside the checkpoints: the folder of those that other jobs made."""
 MAX_PAGE: Final = 64 << 10
 
 
@@ -36,6 +38,8 @@ class Wanted(Model):
     """Only what is newer than this step: that of what is here."""
     tried: tuple[str, ...] = Field(default=(), max_length=100)
     """Digests of those that were brought, and could not be used."""
+    source: str = Field(default="", max_length=1024)
+    """This version, of whichever job, and no other; into a folder of its own."""
     finite: bool = True
     """Whether what is not finite is of no use."""
 
@@ -68,6 +72,12 @@ T = TypeVar("T", Wanted, Brought, Report)
 def write(folder: Path, name: str, what: Wanted | Brought | Report) -> None:
     """Replace a page. Raises OSError when the disk does not take it."""
     page.replace(folder, name, what.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def leave(folder: Path, wanted: Wanted) -> None:
+    """Leave word for the courier of this folder. Raises OSError."""
+    folder.mkdir(exist_ok=True)
+    write(folder, WANTED, wanted)
 
 
 def read(folder: Path, name: str, kind: type[T]) -> T | None:

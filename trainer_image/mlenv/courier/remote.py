@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.courier import naming, quiet
-from mlenv.courier.errors import StoreFailed, Unusable
+from mlenv.courier.errors import StoreFailed, Unfit, Unusable
 from mlenv.courier.faults import Fault, Kind, classify
 from mlenv.courier.plan import Identity, Version
 
@@ -93,10 +93,26 @@ class Store:
             self._do("mark", SHORT_SECONDS, name=version.name, kind=kind, metadata={"verified": True})
         return wrong
 
+    def find(self, name: str, *, finite: bool) -> Version:
+        """A checkpoint of any job, by version or alias. Raises Unfit where it is none that may be used."""
+        one = self._do("find", SHORT_SECONDS, name=name, kind=naming.TYPE)
+        found = version(one, str(one["metadata"].get("job")))
+        if found is None:
+            raise Unfit("no courier made it: its metadata name no job, step, attempt and digest")
+        if not found.verified:
+            raise Unfit("it was never read back and verified: name another version")
+        if finite and not found.good:
+            raise Unfit("it has values that are not finite")
+        return found
+
     def read(self, version: str, node: int, uri: str, into: Path, size: int) -> tuple[int, str]:
         """Bring one file into a folder; its size and SHA-256 as it arrived."""
         found = self._do("read", patience(size), name=version, kind=_kind(node), uri=uri, into=str(into))
         return found["size"], found["hash"]
+
+    def sync(self, folder: Path, size: int) -> None:
+        """Send a run that was written offline; doing it again sends what was added."""
+        self._do("sync", patience(size), folder=str(folder), seconds=patience(size))
 
     def delete(self, version: Version) -> None:
         """Delete a version with all its names."""
@@ -176,10 +192,11 @@ class Store:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is None:
+            _reap()
             try:
                 key = self._config.key(self._env)
             except Unusable as error:
-                raise StoreFailed(Fault(Kind.KEY, str(error))) from None
+                raise StoreFailed(Fault(Kind.NO_KEY, str(error))) from None
             folder = Path(self._folder.name) / "client"
             shutil.rmtree(folder, ignore_errors=True)  # caches and run folders of the one before
             env = quiet.environment(self._env, folder, key, self._config.url)
@@ -216,6 +233,15 @@ def version(one: Mapping[str, Any], uid: str) -> Version | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _reap() -> None:
+    """Children of clients that were ended become those of the first process of their container: of us."""
+    if os.getpid() != 1:
+        return
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _run_page(artifact_page: str, run: str) -> str:

@@ -17,6 +17,10 @@ KEY_VOLUME: Final = "mlenv-wandb-key"
 TMP_VOLUME: Final = "mlenv-courier-tmp"
 GRACE_SECONDS: Final = 60
 """What the pod's grace is longer by, so that the last checkpoint has time to be carried."""
+ALONE_GRACE_SECONDS: Final = 300
+"""The same where it lies in the pod alone, and goes with it: an outage of minutes should cost nothing. Longer
+would hold accelerators, and whoever deletes the pod, for a store that nobody knows to come back."""
+OWN_PATHS: Final = frozenset({names.SPOOL_DIR, names.RUN_DIR, "/tmp"})  # noqa: S108
 RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 """Its own: what it takes is not the trainer's, and running out of memory ends it alone."""
 _KEY: Final = "api-key"
@@ -40,6 +44,11 @@ def folder(job: JobView, what: Effective) -> str:
     """Where ranks and courier leave each other word: beside the checkpoints."""
     home = f"{names.SPOOL_DIR}/{job.uid}" if what.spool else names.RUN_DIR
     return f"{home}/courier"
+
+
+def grace(what: Effective) -> int:
+    """What the pod's grace is longer by. A courier that has nothing left to carry ends at once."""
+    return GRACE_SECONDS if what.spool else ALONE_GRACE_SECONDS
 
 
 def container(job: JobView, what: Effective, wandb: WandbSpec, index: int) -> dict[str, Any]:
@@ -73,27 +82,37 @@ def volumes(wandb: WandbSpec) -> list[dict[str, Any]]:
     ]
 
 
-def exposed(wandb: WandbSpec) -> list[dict[str, Any]]:
-    """What a program that was given the key sees."""
+def own_calls(job: JobView, what: Effective, wandb: WandbSpec) -> list[dict[str, Any]]:
+    """What a program's own calls of wandb see: the key, or a folder that the courier sends from."""
     secret = wandb.api_key_secret_ref
-    ref = {"name": secret.name, "key": secret.key, "optional": True}
-    values = {"WANDB_ENTITY": wandb.entity, "WANDB_PROJECT": wandb.project}
+    values = {"WANDB_ENTITY": wandb.entity, "WANDB_PROJECT": wandb.project, "WANDB_RUN_GROUP": job.uid}
     if wandb.base_url:
         values["WANDB_BASE_URL"] = wandb.base_url
+    if not wandb.expose_key_to_trainer:
+        # A program without a key would ask a terminal for it, or end.
+        values |= {
+            "WANDB_MODE": "offline",
+            "WANDB_DIR": folder(job, what).removesuffix("courier") + names.OFFLINE_DIR,
+        }
     plain = [{"name": name, "value": value} for name, value in values.items()]
+    if not wandb.expose_key_to_trainer:
+        return plain
+    ref = {"name": secret.name, "key": secret.key, "optional": True}
     return [{"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": ref}}, *plain]
 
 
 def _environment(job: JobView, what: Effective, wandb: WandbSpec, index: int) -> list[dict[str, Any]]:
-    where = {"entity": wandb.entity, "project": wandb.project}
+    secret = wandb.api_key_secret_ref
+    where = {"entity": wandb.entity, "project": wandb.project, "secret": secret.name, "key": secret.key}
     if wandb.base_url:
         where["baseURL"] = wandb.base_url
     values = {
         "HOME": "/tmp",  # noqa: S108  (a mount of its own)
         names.ENV_JOB_NAME: job.key.name,
+        names.ENV_JOB_NAMESPACE: job.key.namespace,
         names.ENV_JOB_UID: job.uid,
         names.ENV_NODE_INDEX: str(index),
-        names.ENV_TERMINATION_GRACE_SECONDS: str(what.grace_seconds + GRACE_SECONDS),
+        names.ENV_TERMINATION_GRACE_SECONDS: str(what.grace_seconds + grace(what)),
         names.ENV_COURIER: folder(job, what),
         names.ENV_WANDB: json.dumps(where, separators=(",", ":"), sort_keys=True),
         names.ENV_WANDB_KEY_FILE: f"{names.WANDB_KEY_DIR}/{_KEY}",

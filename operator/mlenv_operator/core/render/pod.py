@@ -60,8 +60,8 @@ def _spec(job: JobView, what: Effective, index: int, operator_urls: Sequence[str
         "automountServiceAccountToken": False,
         # The variables of every Service in the namespace would join the program's environment.
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": what.grace_seconds + (courier.GRACE_SECONDS if what.wandb else 0),
-        "securityContext": _pod_security(what),
+        "terminationGracePeriodSeconds": what.grace_seconds + (courier.grace(what) if what.wandb else 0),
+        "securityContext": pod_security(what),
         "volumes": [*volumes, *(courier.volumes(what.wandb) if what.wandb else ())],
         # A native sidecar: there before the program, and still there when that has ended.
         **({"initContainers": [courier.container(job, what, what.wandb, index)]} if what.wandb else {}),
@@ -69,7 +69,8 @@ def _spec(job: JobView, what: Effective, index: int, operator_urls: Sequence[str
     }
 
 
-def _pod_security(what: Effective) -> dict[str, Any]:
+def pod_security(what: Effective) -> dict[str, Any]:
+    """Nobody's rights, in the group that owns the volumes."""
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -114,9 +115,9 @@ def _environment(
     values = _platform_values(job, what, index, operator_urls)
     if not what.mlenv:
         values |= _torch_values(job, what, index)
-    if what.wandb and what.wandb.expose_key_to_trainer:
+    if what.wandb:
         taken = {one["name"] for one in own}
-        own += [one for one in courier.exposed(what.wandb) if one["name"] not in taken]
+        own += [one for one in courier.own_calls(job, what, what.wandb) if one["name"] not in taken]
     return [*home, *own, *_downward(), *(_plain(name, value) for name, value in values.items())]
 
 
