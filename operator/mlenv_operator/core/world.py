@@ -257,6 +257,8 @@ class World:
     rejections: tuple[Rejection, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     """Other jobs of the same shape that are queued, or assemble again after a time-out."""
+    withheld: frozenset[str] = frozenset()
+    """UIDs of pods whose end the ledger does not have yet: they keep our finalizer."""
     listening_since: datetime = EPOCH
     """Since when this process answers launchers: silence before says nothing."""
     operator_urls: tuple[str, ...] = ()
