@@ -261,7 +261,7 @@ def test_every_second_that_a_pod_held_is_charged_whatever_happens_to_operators(s
     told = kubectl.json("get", "configmap", "-n", team, "mlenv-operator-counters")
     assert '"cost"' in told["data"]["shown"]
 
-    with settled(stage.dsn, price_book(team)) as ledger:
+    with settled(stage.dsn, kubectl.json("get", "pricebook", team)) as ledger:
         for job, seconds in ((brief, 1), (unseen, 7), (long, 11)):
             lines = ledger.explain(job["metadata"]["uid"])
             assert sum(line.amounts.cost for line in lines) == seconds * PER_SECOND
