@@ -7,6 +7,7 @@ changes nothing. A fact that is refused, as too many wait, is told again when it
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,7 +22,7 @@ from mlenv_operator.cost.observe_pods import pod_fact
 from mlenv_operator.cost.observe_spent import Metered, hear, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlenv_operator.adapters.state import State
     from mlenv_operator.core.world import BeatView, JobView, NodeView, PodView, World
@@ -138,20 +139,27 @@ class Bookkeeper:
 
     def node_changed(self, change: Change[NodeView]) -> None:
         """A node came, changed or went."""
-        if not self._open:
-            return
-        if change.new is not None:
-            self._machines.seen(change.new)
-        elif change.old is not None and change.old.machine is not None:
-            self._machines.gone(change.old.machine.uid)
+        with _mistakes_are_told("node", change.key.name):
+            if not self._open:
+                return
+            if change.new is not None:
+                self._machines.seen(change.new)
+            elif change.old is not None and change.old.machine is not None:
+                self._machines.gone(change.old.machine.uid)
 
     def pod_changed(self, change: Change[PodView]) -> None:
         """Of a pod that is no object any more nobody else tells."""
-        if change.new is None and change.old is not None and self._open:
-            self._vanish(change.old.uid)
+        with _mistakes_are_told("pod", change.key.name):
+            if change.new is None and change.old is not None and self._open:
+                self._vanish(change.old.uid)
 
     def looked(self, key: JobKey, world: World) -> World:
         """Tell the ledger what is seen; the world, with the pods that must not go yet."""
+        with _mistakes_are_told("job", f"{key.namespace}/{key.name}"):
+            return self._looked(key, world)
+        return replace(world, withheld=frozenset(pod.uid for pod in world.pods))
+
+    def _looked(self, key: JobKey, world: World) -> World:
         job = world.job
         if job is not None:
             self._job(key, job)
@@ -166,6 +174,10 @@ class Bookkeeper:
 
     def heard(self, job: JobView, pod: PodView, beat: BeatView) -> None:
         """Meter what a beat says of its time. Marks come a few times an hour, and the meter with them."""
+        with _mistakes_are_told("pod", pod.name):
+            self._heard(job, pod, beat)
+
+    def _heard(self, job: JobView, pod: PodView, beat: BeatView) -> None:
         attempt, since = job.status.attempt, world_formed(job.status)
         if not self._open or since is None or attempt is None or beat.beat.attempt != attempt.number:
             return
@@ -279,6 +291,15 @@ class Bookkeeper:
 
     def _now(self) -> Micros:
         return micros(self._state.clock.now())
+
+
+@contextmanager
+def _mistakes_are_told(kind: str, name: str) -> Iterator[None]:
+    """Jobs go on whatever the books do: a pod without an account keeps its finalizer, that is all."""
+    try:
+        yield
+    except Exception:
+        log.exception("the books of %s %s: a mistake in this program", kind, name)
 
 
 def _highest(job: JobView | None) -> int:

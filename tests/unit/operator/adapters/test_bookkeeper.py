@@ -168,6 +168,20 @@ async def test_what_is_refused_is_told_when_it_is_looked_at_again(desk: Desk) ->
     assert desk.ledger.of(Pod)
 
 
+def test_a_mistake_in_the_books_keeps_the_pod_and_stops_no_job(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.node()
+    desk.keeper.opened(Remembered())
+
+    def offer(_: Told) -> bool:
+        raise ZeroDivisionError
+
+    desk.ledger.offer = offer  # type: ignore[method-assign]
+    assert not may_go(desk.look(desk.pod(-1)))
+    assert "a mistake in this program" in caplog.text
+
+
 def test_a_pod_that_nobody_ended_has_ended_when_it_is_no_more(desk: Desk) -> None:
     desk.node()
     desk.keeper.opened(Remembered())
