@@ -64,6 +64,10 @@ class Prices:
         """Where it is from."""
         return {"type": price_id, "source": "benchmark"}
 
+    def version(self) -> str:
+        """Never another."""
+        return ""
+
 
 @dataclass
 class Times:

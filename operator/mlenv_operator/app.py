@@ -16,6 +16,7 @@ from mlenv_api import __version__, names
 from mlenv_api.names import ANNOTATION_ADDRESS
 from mlenv_operator.adapters.beats import Launchers
 from mlenv_operator.adapters.beatstore import BeatStore
+from mlenv_operator.adapters.bookkeeper import NO_ACCOUNTS
 from mlenv_operator.adapters.caches import build_caches
 from mlenv_operator.adapters.health import (
     caches_are_synced,
@@ -56,8 +57,10 @@ from mlenv_operator.runtime.workqueue import Backoff, QueueShutDown, WorkQueue
 from mlenv_operator.settings import variable_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlenv_operator.adapters.accounting import Accounting
     from mlenv_operator.core.world import EnvironmentView
-    from mlenv_operator.ledger.accountant import Accountant
     from mlenv_operator.runtime.reflector import Change
     from mlenv_operator.settings import Settings
 
@@ -90,15 +93,14 @@ class Parts:
     launchers: Launchers
     reconciler: Reconciler
     sweep: Sweep
-    accountant: Accountant | None
-    """None: nothing is accounted."""
+    accounting: Accounting | None
     books: Books
     stop: asyncio.Event
 
 
 def build(settings: Settings, transport: Transport, lease_transport: Transport, metrics: Metrics) -> Parts:
     """Put the parts together; nothing runs yet."""
-    clock, rng = SystemClock(), random.SystemRandom()
+    clock, rng, jobs = SystemClock(), random.SystemRandom(), JobCache()
     lease = _lease(settings, lease_transport, clock, rng)
     client = Client(transport, lambda: lease.write_window(clock.monotonic()))
     report = QueueReport(metrics)
@@ -106,7 +108,6 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
     queue: WorkQueue[JobKey] = WorkQueue(clock, rng, backoff=backoff, metrics=report)
     report.watch(lambda: len(queue), queue.oldest_age)
     core = CoreSettings(beats_per_second=settings.beats_per_s / 2)
-    jobs = JobCache()
     state = State(
         clock=clock,
         jobs=jobs,
@@ -120,6 +121,9 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
     metrics.before_scrape(lambda: _count_jobs(metrics, jobs))
     observer = Observer(state, operator_urls=launcher_urls(settings), settings=core)
     recorder = Recorder(client, clock, settings.pod_name)
+    books = Books(client, clock, rng, metrics)
+    accounting = accounting_of(settings, client, state, queue.add, books)
+    accounts = NO_ACCOUNTS if accounting is None else accounting.bookkeeper
     return Parts(
         settings=settings,
         client=client,
@@ -129,30 +133,29 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
         queue=queue,
         state=state,
         observer=observer,
-        launchers=Launchers(lease, queue, state, core),
-        reconciler=Reconciler(client, queue, state, observer, recorder, nudges=Nudges(state, metrics)),
+        launchers=Launchers(lease, queue, state, core, accounts),
+        reconciler=Reconciler(
+            client, queue, state, observer, recorder, nudges=Nudges(state, metrics), accounts=accounts
+        ),
         sweep=Sweep(client, queue, state, interval_s=settings.sweep_interval_s),
-        accountant=build_accountant(settings, clock),
-        books=Books(client, clock, rng, metrics),
+        accounting=accounting,
+        books=books,
         stop=asyncio.Event(),
     )
 
 
-def build_accountant(settings: Settings, clock: SystemClock) -> Accountant | None:
-    """What stores facts and money, when there is a ledger. A database that is away now may come later."""
+def accounting_of(
+    settings: Settings, client: Client, state: State, look: Callable[[JobKey], None], books: Books
+) -> Accounting | None:
+    """What stores facts and money, when there is a ledger."""
     if not settings.ledger_dsn:
-        return None
-    # Here, as SQLAlchemy takes memory, and half a second to import.
-    from mlenv_operator.ledger.accountant import Accountant  # noqa: PLC0415
-    from mlenv_operator.ledger.database import url_of  # noqa: PLC0415
-    from mlenv_operator.ledger.ledger import marks_of, open_ledger  # noqa: PLC0415
+        return None  # and SQLAlchemy, which takes memory and half a second, is not imported
+    from mlenv_operator.adapters.accounting import build_accounting  # noqa: PLC0415
 
     try:
-        url_of(settings.ledger_dsn)
+        return build_accounting(settings, client, state, look, books)
     except LedgerError as error:
         raise StartError(f"{variable_of('ledger_dsn')}: {error}") from error
-    marks = marks_of(settings.ledger_dsn, settings.ledger_folder)
-    return Accountant(lambda: open_ledger(settings.ledger_dsn), clock, marks)
 
 
 def launcher_urls(settings: Settings) -> tuple[str, ...]:
@@ -206,9 +209,8 @@ async def run(settings: Settings, metrics: Metrics | None = None) -> None:
         connected(connections=settings.api_connections) as transport,
         connected(connections=LEASE_CONNECTIONS) as lease_transport,
     ):
-        parts = build(settings, transport, lease_transport, metrics)
+        connect_parts(parts := build(settings, transport, lease_transport, metrics))
         await _check_crds(parts.client)
-        connect_parts(parts)
         take_signals(parts.stop)
         async with serve(_http(parts), settings.http_host, settings.http_port) as port:
             log.info("serving on port %d", port)
@@ -283,9 +285,10 @@ async def _work_as_leader(parts: Parts) -> None:
         parts.launchers.leading = True
         parts.metrics.leader.set(1)
         group.create_task(parts.sweep.run())
-        if parts.accountant is not None:
+        if parts.accounting is not None:
             writer = Writer(parts.lease.transitions, parts.lease.identity)
-            group.create_task(parts.accountant.run(writer), name="ledger")
+            group.create_task(parts.accounting.accountant.run(writer), name="ledger")
+            group.create_task(parts.accounting.bookkeeper.run(), name="bookkeeper")
         group.create_task(parts.books.run())
         for _ in range(parts.settings.workers):
             group.create_task(_work(parts))

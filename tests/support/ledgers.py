@@ -56,6 +56,9 @@ class Book:
     def describe(self, price_id: str) -> Mapping[str, str | int]:
         return {"source": f"table of {price_id}", "fetched": "2025-01-01"}
 
+    def version(self) -> str:
+        return f"{self.prices} {self.since}"
+
 
 def node(name: str, **changes: object) -> Node:
     base = Node(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api.protocol import Answer, Beat, Misdirected
+from mlenv_operator.adapters.bookkeeper import NO_ACCOUNTS
 from mlenv_operator.adapters.http import NotReadyError
 from mlenv_operator.adapters.tokens import NotOursError, PodIdentity
 from mlenv_operator.core.answers import answer, undecided
@@ -12,6 +13,7 @@ from mlenv_operator.core.classify import silence
 from mlenv_operator.core.world import JobKey
 
 if TYPE_CHECKING:
+    from mlenv_operator.adapters.bookkeeper import Accounts
     from mlenv_operator.adapters.reconciler import Queue
     from mlenv_operator.adapters.state import State
     from mlenv_operator.core.world import BeatView, CoreSettings, PodView
@@ -28,11 +30,19 @@ PROGRESS_LOOK_S: Final = 5.0
 class Launchers:
     """Answers beats while this replica leads."""
 
-    def __init__(self, lease: Lease, queue: Queue, state: State, settings: CoreSettings) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        queue: Queue,
+        state: State,
+        settings: CoreSettings,
+        accounts: Accounts = NO_ACCOUNTS,
+    ) -> None:
         self._lease = lease
         self._queue = queue
         self._state = state
         self._settings = settings
+        self._accounts = accounts
         self._held = 0
         self.leading = False
         """Set once the jobs are known as they are stored."""
@@ -53,12 +63,19 @@ class Launchers:
         key = JobKey(view.namespace, view.job_name)
         after = silence(len(self._state.caches.pods), self._settings)
         heard, news = self._state.beats.record(view.uid, beat, after)
+        if beat.spent is not None:
+            self._meter(key, view, heard)
         if news:
             self._queue.add(key)
             await self._hold(key, view, heard)
         elif beat.progress is not None:
             self._queue.add_after(key, PROGRESS_LOOK_S)
         return self._answer(key, view, heard)
+
+    def _meter(self, key: JobKey, view: PodView, heard: BeatView) -> None:
+        job = self._state.jobs.get(key)
+        if job is not None and job.uid == view.job_uid:
+            self._accounts.heard(job, view, heard)
 
     async def _hold(self, key: JobKey, view: PodView, heard: BeatView) -> None:
         """News mostly calls for a decision: wait for it rather than answer what was.

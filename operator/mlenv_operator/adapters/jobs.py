@@ -87,6 +87,10 @@ class JobCache:
         entry = self._entries.get(key)
         return None if entry is None else (entry.uid, entry.version)
 
+    def uids(self) -> list[str]:
+        """Of every known job."""
+        return [entry.uid for entry in self._entries.values()]
+
     def phases(self) -> Counter[str]:
         """How many jobs there are in each phase."""
         return Counter(entry.phase for entry in self._entries.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from mlenv_operator.adapters.metrics import Metrics
     from mlenv_operator.adapters.pricefiles import PriceSource
+    from mlenv_operator.cost.facts import Micros, Node
     from mlenv_operator.cost.prices import PriceRow
+    from mlenv_operator.cost.segments import Segment
     from mlenv_operator.kube.client import Client
     from mlenv_operator.runtime.clock import Clock
     from mlenv_operator.runtime.reflector import Change
@@ -50,37 +53,64 @@ class Books:
         self._used: dict[str, BookView] = {}
         self._refreshed: dict[tuple[str, str], tuple[PriceRow, ...]] = {}
         self._book: PriceBook | None = None
+        self._changes = 0
         metrics.before_scrape(self._report)
 
     @property
     def prices(self) -> PriceBook:
-        """Every price in use now."""
-        if self._book is None:
+        """Every price in use now. The ledger's thread asks too: what is read here is only ever replaced."""
+        book, changes = self._book, self._changes
+        if book is None:
             books = (row for view in self._used.values() for row in view.rows)
             refreshed = (row for rows in self._refreshed.values() for row in rows)
-            self._book = PriceBook([*shipped_rows(), *refreshed, *books])
-        return self._book
+            book = PriceBook([*shipped_rows(), *refreshed, *books])
+            if changes == self._changes:
+                self._book = book
+        return book
+
+    def segments(self, node: Node, start: Micros, end: Micros) -> tuple[Segment, ...]:
+        """What the ledger needs of the prices of a node."""
+        return tuple(one.segment() for one in self.prices.segments(node, start, end))
+
+    def describe(self, price_id: str) -> dict[str, str | int]:
+        """All of a price row, as the ledger keeps it with the first charge that it makes."""
+        row = self.prices.row(price_id)
+        if row is None:
+            return {}
+        said = {name: value for name, value in asdict(row).items() if value is not None}
+        return {**said, "capacity_type": str(row.capacity_type), "version": row.version}
+
+    def version(self) -> str:
+        """Changes whenever a price does."""
+        return self.prices.digest
+
+    def _renew(self) -> None:
+        self._changes += 1
+        self._book = None
 
     def changed(self, change: Change[BookView]) -> None:
         """A PriceBook came, changed or went. One that is refused leaves the version before in use."""
         name, view = change.key.name, change.new
         if view is None:
             self._seen.pop(name, None)
-            self._used.pop(name, None)
+            self._forget(name)
         else:
             self._take(view)
-        self._book = None
+        self._renew()
         self._queue.add(name)
 
     def _take(self, view: BookView) -> None:
         self._seen[view.name] = view
         if not view.errors:
-            self._used[view.name] = view
+            self._used = {**self._used, view.name: view}
             return
         used = self._used.get(view.name)
         if used is not None and used.uid != view.uid:
-            del self._used[view.name]
+            self._forget(view.name)
         log.warning("PriceBook %s, generation %d, is refused: %s", view.name, view.generation, view.errors[0])
+
+    def _forget(self, name: str) -> None:
+        self._used = {one: view for one, view in self._used.items() if one != name}
 
     def refresh(self, source: PriceSource, provider: str, region: str, types: Collection[str]) -> bool:
         """Ask a source for the prices of these machines; what cannot be had leaves the ones before in use."""
@@ -89,8 +119,8 @@ class Books:
         except PriceSourceError as error:
             log.warning("prices of %s %s are not refreshed: %s", provider, region, error)
             return False
-        self._refreshed[provider, region] = rows
-        self._book = None
+        self._refreshed = {**self._refreshed, (provider, region): rows}
+        self._renew()
         return True
 
     async def run(self) -> None:

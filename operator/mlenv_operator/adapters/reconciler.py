@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlenv_api.names import API_VERSION, TRAINING_JOB
+from mlenv_operator.adapters.bookkeeper import NO_ACCOUNTS
 from mlenv_operator.core.plan import plan
 from mlenv_operator.core.requests import standing
 from mlenv_operator.kube.errors import Conflict, NotFound
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mlenv_api.trainingjob import TrainingJobStatus
+    from mlenv_operator.adapters.bookkeeper import Accounts
     from mlenv_operator.adapters.nudges import Nudges
     from mlenv_operator.adapters.observe import Observer
     from mlenv_operator.adapters.recorder import Recorder
@@ -49,6 +51,7 @@ class Reconciler:
         recorder: Recorder,
         *,
         nudges: Nudges,
+        accounts: Accounts = NO_ACCOUNTS,
     ) -> None:
         self._client = client
         self._executor = Executor(client)
@@ -57,11 +60,12 @@ class Reconciler:
         self._observer = observer
         self._recorder = recorder
         self._nudges = nudges
+        self._accounts = accounts
 
     async def reconcile(self, key: JobKey) -> str:
         """Look once; what came of it, for the metric."""
         await self._clear_strangers(key)
-        world = self._observer.observe(key)
+        world = self._accounts.looked(key, self._observer.observe(key))
         for other in self._state.neighbours.update(key, world.job):
             self._queue.add(other)
         if world.job is None:
@@ -76,6 +80,7 @@ class Reconciler:
         """What an earlier job of this name left behind is let go of, whoever has the name now."""
         left = self._observer.strangers(key)
         if left is not None:
+            left = self._accounts.looked(key, left)
             self._state.overlay.record((await self._executor.run(plan(left).actions)).done)
 
     async def _move(self, key: JobKey, world: World, made: Plan) -> str:

@@ -51,11 +51,11 @@ def act(scene: Scene) -> tuple[Action, ...]:
 
 
 def release(world: World, pods: Iterable[PodView]) -> tuple[StripFinalizer, ...]:
-    """Let go of pods that have stopped and whose facts nobody needs any more."""
+    """Let go of pods that have stopped and whose end is in the ledger, where there is one."""
     return tuple(
         StripFinalizer(pod.namespace, pod.name, pod.uid, pod.finalizer_at)
         for pod in pods
-        if pod.finalizer_at >= 0 and stopped(world, pod)
+        if pod.finalizer_at >= 0 and stopped(world, pod) and pod.uid not in world.withheld
     )
 
 

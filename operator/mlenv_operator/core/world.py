@@ -272,6 +272,8 @@ class World:
     """As last seen; null before this process has looked."""
     neighbours: tuple[Neighbour, ...] = ()
     """Other jobs of the same shape that are queued, or assemble again after a time-out."""
+    withheld: frozenset[str] = frozenset()
+    """UIDs of pods whose end the ledger does not have yet: they keep our finalizer."""
     listening_since: datetime = EPOCH
     """Since when this process answers launchers: silence before says nothing."""
     operator_urls: tuple[str, ...] = ()

@@ -59,6 +59,13 @@ class Meter(NamedTuple):
     """How many there were."""
 
 
+class Metered(NamedTuple):
+    """A meter and the marks that brought it there: stored together, lest a new leader tells them twice."""
+
+    meter: Meter
+    marks: tuple[Mark, ...]
+
+
 def hear(
     meter: Meter | None, pod_uid: str, view: BeatView, *, since: Micros, highest: int
 ) -> tuple[Meter | None, tuple[Mark, ...]]:

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from mlenv_operator.cost.segments import Segment
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -107,13 +109,20 @@ class PriceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Time of a node at one price."""
+class Priced:
+    """Time of a node at one price, with all of the row."""
 
     t0: Micros
     t1: Micros
     price: PriceRow | None
     """None: nobody knows. That is an alert, and never 0."""
+
+    def segment(self) -> Segment:
+        """What metering needs of it."""
+        if self.price is None:
+            return Segment(self.t0, self.t1, "", 0, 0)
+        listed, paid = self.price.list_nanos_per_hour, self.price.effective_nanos_per_hour
+        return Segment(self.t0, self.t1, self.price.id, listed, paid)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -137,7 +146,7 @@ class PriceBook:
         for row in self.rows:
             self._index[row.provider, row.instance_type, row.capacity_type].append(row)
 
-    def segments(self, node: Node, t0: Micros, t1: Micros) -> tuple[Segment, ...]:
+    def segments(self, node: Node, t0: Micros, t1: Micros) -> tuple[Priced, ...]:
         """Covers [t0, t1) without gaps, in order; neighbours differ in the id of their price."""
         if t0 >= t1:
             return ()
@@ -146,13 +155,26 @@ class PriceBook:
         cuts = [t0, *line.starts[first:last], t1]
         prices = [line.at(t0), *line.prices[first:last]]
         return tuple(
-            Segment(start, end, price)
+            Priced(start, end, price)
             for (start, end), price in zip(itertools.pairwise(cuts), prices, strict=True)
         )
 
     def price(self, node: Node, at: Micros) -> PriceRow | None:
         """The row that the node has at a moment."""
         return self._timeline(node).at(at)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all rows: another one means other prices."""
+        return _hash({"rows": [row.version for row in self.rows]})
+
+    def row(self, price_id: str) -> PriceRow | None:
+        """The row with this id; of several, which differ in time and source, the one that was read last."""
+        return self._by_id.get(price_id)
+
+    @cached_property
+    def _by_id(self) -> dict[str, PriceRow]:
+        return {row.id: row for row in sorted(self.rows, key=lambda row: (row.as_of, row.since, row.version))}
 
     def last_known(self, node: Node, at: Micros) -> PriceRow | None:
         """The row in force, else the one that ended last: for estimates with a date, not for charges."""

@@ -15,16 +15,27 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from mlenv_operator.cost.facts import SECOND, Node, Pod
 from mlenv_operator.cost.merge import merged
-from mlenv_operator.ledger.errors import BelowMark, LedgerError, LedgerRefused, StaleWriter
+from mlenv_operator.cost.observe_spent import Metered
+from mlenv_operator.ledger.errors import (
+    BelowMark,
+    LedgerError,
+    LedgerRefused,
+    MarksUnavailable,
+    StaleWriter,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
+    from typing import TypeAlias
 
     from mlenv_operator.cost.facts import Fact, Micros
     from mlenv_operator.ledger.exports import Exposition, Marks
     from mlenv_operator.ledger.ledger import Ledger
+    from mlenv_operator.ledger.remembered import Remembered
     from mlenv_operator.ledger.writer import Writer
     from mlenv_operator.runtime.clock import Clock
+
+    Told: TypeAlias = Fact | Metered
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,25 +86,40 @@ class Figures:
 class _Queue:
     """Facts by key, so that what is told twice waits once; each with the time since when it waits."""
 
-    facts: OrderedDict[Hashable, tuple[Fact, float]] = field(default_factory=OrderedDict)
+    facts: OrderedDict[Hashable, tuple[Told, float]] = field(default_factory=OrderedDict)
 
-    def put(self, fact: Fact, now: float) -> None:
+    def put(self, fact: Told, now: float) -> None:
+        """What says more goes behind what was told meanwhile: no pod's end is stored before its marks."""
         key = _key(fact)
         old = self.facts.get(key)
         self.facts[key] = (fact, now) if old is None else (_fuller(old[0], fact), old[1])
+        self.facts.move_to_end(key)
 
-    def take(self, count: int) -> list[Fact]:
+    def take(self, count: int) -> list[Told]:
         return [self.facts.popitem(last=False)[1][0] for _ in range(min(count, len(self.facts)))]
 
-    def give_back(self, facts: list[Fact], since: float) -> None:
+    def give_back(self, facts: list[Told], since: float) -> None:
         for fact in reversed(facts):
             key = _key(fact)
             newer = self.facts.get(key)
             self.facts[key] = (fact if newer is None else _fuller(fact, newer[0]), since)
-            self.facts.move_to_end(key, last=False)
+            if newer is None:
+                self.facts.move_to_end(key, last=False)
 
     def oldest(self) -> float | None:
         return next(iter(self.facts.values()))[1] if self.facts else None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whoever keeps the books; called in the loop."""
+
+    jobs: Callable[[], Collection[str]] = lambda: ()
+    """UIDs of the jobs that there are now."""
+    opened: Callable[[Remembered], None] = lambda _: None
+    """The ledger is open, and this was told before."""
+    durable: Callable[[Pod], None] = lambda _: None
+    """A pod's end is stored."""
 
 
 class Accountant:
@@ -108,12 +134,12 @@ class Accountant:
         on_durable: Callable[[Pod], None] = lambda _: None,
     ) -> None:
         """`open_ledger` is called in the thread, anew after a failure; `on_durable` in the loop."""
+        self.listener = Listener(durable=on_durable)
         self.figures = Figures()
         self._open = open_ledger
         self._clock = clock
         self._marks = marks
         self._pace = pace or Pace()
-        self._on_durable = on_durable
         self._queue = _Queue()
         self._ended: OrderedDict[str, Pod] = OrderedDict()
         self._ledger: Ledger | None = None
@@ -121,7 +147,7 @@ class Accountant:
         self._news = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
-    def offer(self, fact: Fact) -> bool:
+    def offer(self, fact: Told) -> bool:
         """Take a fact, to be stored soon; False when too many wait: offer it again later."""
         if len(self._queue.facts) >= self._pace.bound and _key(fact) not in self._queue.facts:
             self.figures.refused += 1
@@ -166,7 +192,8 @@ class Accountant:
 
     async def _work(self, writer: Writer) -> NoReturn:
         """Store, settle and publish in turns, until something fails."""
-        await self._in_thread(lambda: self._begin(writer))
+        jobs = self.listener.jobs()
+        self.listener.opened(await self._in_thread(lambda: self._begin(writer, jobs)))
         settle_at = publish_at = self._clock.monotonic()
         while True:
             await self._store()
@@ -213,11 +240,12 @@ class Accountant:
         self._ended.move_to_end(pod.uid)
         while len(self._ended) > KEPT:
             self._ended.popitem(last=False)
-        self._on_durable(pod)
+        self.listener.durable(pod)
 
     async def _settle(self) -> bool:
         """One transaction of settling; whether there may be more to do."""
         now = self._now()
+        await self._in_thread(lambda: self._opened().reprice(now))
         done = await self._in_thread(lambda: self._opened().settle(now))
         self.figures.closed += done.closed
         self.figures.corrected += done.corrected
@@ -230,15 +258,19 @@ class Accountant:
         try:
             self.figures.exposition = await self._in_thread(lambda: self._opened().publish(self._marks, now))
             self._refusal = ""
+        except MarksUnavailable as error:
+            # What was shown so far was told to the second place: that may stay.
+            self._refusal = str(error)
         except BelowMark as error:
             self.figures.exposition = None
             if self._refusal != str(error):
                 log.error("%s", error)  # noqa: TRY400  (a sentence, no traceback)
             self._refusal = str(error)
 
-    def _begin(self, writer: Writer) -> None:
+    def _begin(self, writer: Writer, jobs: Collection[str]) -> Remembered:
         self._ledger = self._open()
         self._ledger.begin(writer, since=self._now())
+        return self._ledger.remembered(jobs)
 
     def _opened(self) -> Ledger:
         if self._ledger is None:
@@ -271,7 +303,7 @@ class Accountant:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-def _observe(ledger: Ledger, facts: list[Fact]) -> list[Fact]:
+def _observe(ledger: Ledger, facts: list[Told]) -> list[Told]:
     """Store the facts; gives those that cannot be stored, so that one of them does not hold up all others."""
     try:
         ledger.observe(facts)
@@ -286,13 +318,17 @@ def _observe(ledger: Ledger, facts: list[Fact]) -> list[Fact]:
     return []
 
 
-def _key(fact: Fact) -> Hashable:
-    """What is told of by two facts at once: a pod, a node; all others are told once."""
+def _key(fact: Told) -> Hashable:
+    """What is told of by two facts at once: a pod, a node, a meter; all others are told once."""
+    if isinstance(fact, Metered):
+        return Metered, fact.meter.pod_uid
     return (type(fact), fact.uid) if isinstance(fact, Pod | Node) else fact
 
 
-def _fuller(old: Fact, new: Fact) -> Fact:
+def _fuller(old: Told, new: Told) -> Told:
     """One fact that says what both say: nothing that was told once is lost while it waits."""
+    if isinstance(new, Metered) and isinstance(old, Metered):
+        return Metered(new.meter, old.marks + new.marks)
     if isinstance(new, Node) and isinstance(old, Node):
         return merged(old, new)
     if isinstance(new, Pod) and isinstance(old, Pod):

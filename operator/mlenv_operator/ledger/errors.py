@@ -27,5 +27,9 @@ class BelowMark(LedgerRefused):
     """The ledger is older than what was exported from it: counters would go back."""
 
 
+class MarksUnavailable(LedgerError):
+    """The second place of exported counters is away: nothing newer is shown, all else goes on."""
+
+
 class Imbalance(LedgerRefused):
     """A node-hour's rows do not add up to its price."""

@@ -101,6 +101,24 @@ class MemoryMarks:
 
 
 @dataclass(frozen=True, slots=True)
+class BothMarks:
+    """Two second places: what either of them knows was shown."""
+
+    first: Marks
+    second: Marks
+
+    def read(self) -> Mark | None:
+        """The newer one."""
+        told = [mark for mark in (self.first.read(), self.second.read()) if mark is not None]
+        return max(told, key=lambda mark: mark.number, default=None)
+
+    def write(self, mark: Mark) -> None:
+        """Keep it in both."""
+        self.first.write(mark)
+        self.second.write(mark)
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """One series of a family, as it may be shown."""
 
@@ -137,7 +155,8 @@ def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Ex
     with database.changing() as connection:
         check(connection, told)
         rows = _raise(connection, floors)
-        mark = _advance(connection, rows)
+        mark = _advance(connection, rows, told)
+        put(connection, "reset", "")
         since = get(connection, "counting_since")
         if since is None:
             put(connection, "counting_since", since := str(now))
@@ -150,7 +169,7 @@ def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Ex
 
 def check(connection: Connection, told: Mark | None) -> None:
     """Refuse to show anything from a ledger that is older than what was shown."""
-    if told is None:
+    if told is None or get(connection, "reset"):
         return
     number, word = int(get(connection, "publication") or 0), get(connection, "word")
     # The second place may be one behind: the operator died between the two.
@@ -174,13 +193,10 @@ def reset(database: Database, marks: Marks, now: Micros) -> None:
     with database.changing() as connection:
         base = {f"base_{name}": at[name] for name in SHOWN}
         connection.execute(update(schema.counter).values(**base, **{f"shown_{name}": 0 for name in SHOWN}))
-        put(
-            connection,
-            "publication",
-            str(max(told.number if told else 0, int(get(connection, "publication") or 0))),
-        )
         put(connection, "counting_since", str(now))
-        mark = _advance(connection, {})
+        # Whatever a second place knows that is not at hand here was shown before this.
+        put(connection, "reset", "1")
+        mark = _advance(connection, {}, told)
     marks.write(mark)
 
 
@@ -220,11 +236,15 @@ def _zeros() -> dict[str, int]:
     return dict.fromkeys(names, 0)
 
 
-def _advance(connection: Connection, rows: Mapping[tuple[str, str], tuple[int, int, int]]) -> Mark:
-    """The next publication."""
-    number = int(get(connection, "publication") or 0) + 1
+def _advance(
+    connection: Connection, rows: Mapping[tuple[str, str], tuple[int, int, int]], told: Mark | None
+) -> Mark:
+    """The publication after the one that was told, however often the second place was away since."""
+    own, said = int(get(connection, "publication") or 0), get(connection, "word") or ""
+    number, before = (own, said) if told is None else (told.number, told.word)
+    number += 1
     word = secrets.token_hex(8)
-    put(connection, "word_before", get(connection, "word") or "")
+    put(connection, "word_before", before)
     put(connection, "word", word)
     put(connection, "publication", str(number))
     sums: dict[str, int] = defaultdict(int)

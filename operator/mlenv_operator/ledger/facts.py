@@ -53,7 +53,9 @@ class Facts:
 
 def read(connection: Connection, node_ids: Collection[int], start: Micros, end: Micros) -> Facts:
     """What touches [start, end) on these nodes, in the order of their numbers."""
-    by_id = {row.id: NodeFacts(row.id, row.machine_id, _node(row)) for row in _nodes(connection, node_ids)}
+    by_id = {
+        row.id: NodeFacts(row.id, row.machine_id, node_from(row)) for row in _nodes(connection, node_ids)
+    }
     facts = Facts([by_id[number] for number in sorted(by_id)])
     nodes_of = _read_pods(connection, facts, by_id, start, end)
     numbers = {number: uid for uid, number in facts.pod_ids.items()}
@@ -74,7 +76,8 @@ def _nodes(connection: Connection, node_ids: Collection[int]) -> Iterable[Row[An
         )
 
 
-def _node(row: Row[Any]) -> Node:
+def node_from(row: Row[Any]) -> Node:
+    """As it was told."""
     return Node(uid=row.uid, **{name: getattr(row, name) for name in NODE_FIELDS})
 
 

@@ -16,7 +16,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from mlenv_operator.cost.facts import HOUR, Attributed, Mark, Node, NodeMark, Pod
 from mlenv_operator.cost.merge import TIMES, earlier
-from mlenv_operator.ledger import names, schema
+from mlenv_operator.cost.observe_spent import Metered
+from mlenv_operator.ledger import meters, names, schema
 from mlenv_operator.ledger.schema import FOREVER, KINDS
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
     from mlenv_operator.cost.facts import Fact, Micros
+    from mlenv_operator.cost.observe_spent import Meter
 
 NODE_FIELDS: Final = (
     "name", "provider", "region", "zone", "instance_type", "capacity_type", "reservation", "gpus",
@@ -60,17 +62,22 @@ class _Batch:
             self.touched.append((node_id, start, end, reason))
 
 
-def observe(connection: Connection, facts: Iterable[Fact], since: int = 0) -> Observed:
+def observe(connection: Connection, facts: Iterable[Fact | Metered], since: int = 0) -> Observed:
     """Store the facts within the transaction of the connection. Hours before `since` are never accounted."""
     sorted_: dict[type, list[Any]] = defaultdict(list)
     for fact in dict.fromkeys(facts):
         sorted_[type(fact)].append(fact)
+    told: list[Meter] = [one.meter for one in sorted_[Metered]]
+    sorted_[Mark] += [mark for one in sorted_[Metered] for mark in one.marks]
     batch = _Batch(connection, names.number_uids(connection, _uids(sorted_)))
     _observe_nodes(batch, sorted_[Node], since)
     _observe_pods(batch, sorted_[Pod])
     _observe_attributed(batch, sorted_[Attributed])
     _observe_marks(batch, sorted_[Mark])
     _observe_node_marks(batch, sorted_[NodeMark])
+    meters.keep(connection, told, batch.numbers)
+    ended = [batch.numbers[one.uid] for one in sorted_[Pod] if one.released is not None]
+    meters.drop(connection, ended)
     return Observed(batch.changed, _mark_dirty(batch))
 
 
@@ -81,6 +88,7 @@ def _uids(facts: Mapping[type, list[Any]]) -> Iterable[str]:
         yield from (uid for uid in (pod.uid, pod.node_uid, pod.job_uid) if uid)
     yield from (one.job_uid for one in facts[Attributed])
     yield from (one.pod_uid for one in facts[Mark])
+    yield from (one.meter.pod_uid for one in facts[Metered])
     yield from (one.node_uid for one in facts[NodeMark])
 
 

@@ -10,21 +10,33 @@ from sqlalchemy import literal, select
 
 from mlenv_operator.cost import metering
 from mlenv_operator.cost.facts import HOUR
-from mlenv_operator.ledger import explaining, exports, intake, months, opening, queries, schema, settling
+from mlenv_operator.ledger import (
+    explaining,
+    exports,
+    intake,
+    months,
+    opening,
+    queries,
+    remembered,
+    schema,
+    settling,
+)
 from mlenv_operator.ledger.database import Database, sqlite_file, url_of
 from mlenv_operator.ledger.exports import FileMarks, MemoryMarks
 from mlenv_operator.ledger.prices import NoPrices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from mlenv_operator.cost.facts import Fact, Micros, Nanos
+    from mlenv_operator.cost.observe_spent import Metered
     from mlenv_operator.ledger.explaining import Line, Name
     from mlenv_operator.ledger.exports import Exposition, Marks
     from mlenv_operator.ledger.intake import Observed
     from mlenv_operator.ledger.opening import SoFar
     from mlenv_operator.ledger.prices import PriceSource
     from mlenv_operator.ledger.queries import Counter, UnpricedHour
+    from mlenv_operator.ledger.remembered import Remembered
     from mlenv_operator.ledger.rollups import Amounts
     from mlenv_operator.ledger.settling import Close, Rules, Settled
     from mlenv_operator.ledger.writer import Writer
@@ -69,7 +81,12 @@ class Ledger:
             if exports.get(connection, "since") is None:
                 exports.put(connection, "since", str(since // HOUR))
 
-    def observe(self, facts: Iterable[Fact]) -> Observed:
+    def remembered(self, job_uids: Collection[str]) -> Remembered:
+        """What was told last, of these jobs and of all nodes and pods that may go on."""
+        with self.database.reading() as connection:
+            return remembered.read(connection, job_uids)
+
+    def observe(self, facts: Iterable[Fact | Metered]) -> Observed:
         """Store facts, durably when this returns; the same again, in any order, changes nothing."""
         with self.database.changing() as connection:
             return intake.observe(connection, facts, int(exports.get(connection, "since") or 0))
@@ -101,6 +118,17 @@ class Ledger:
             query = query.where(at.unpriced > 0)
         with self.database.changing() as connection:
             return intake.add_missing(connection, schema.dirty, query)
+
+    def reprice(self, now: Micros) -> int:
+        """When prices have changed, have closed hours without one looked at again; how many."""
+        version = self.prices.version()
+        with self.database.reading() as connection:
+            if (exports.get(connection, "prices") or "") == version:
+                return 0
+        found = self.look_again(0, now, "price", only_unpriced=True)
+        with self.database.changing() as connection:
+            exports.put(connection, "prices", version)
+        return found
 
     def job(self, job_uid: str, now: Micros) -> JobCost:
         """What the job cost so far, and costs now."""

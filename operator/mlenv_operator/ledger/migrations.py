@@ -25,7 +25,15 @@ def _first(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
-MIGRATIONS: Final[tuple[tuple[str, Callable[[Connection], None]], ...]] = (("first", _first),)
+def _meters(connection: Connection) -> None:
+    """A new ledger has the table already: the first step makes all that the schema of now has."""
+    schema.meter.create(connection, checkfirst=True)
+
+
+MIGRATIONS: Final[tuple[tuple[str, Callable[[Connection], None]], ...]] = (
+    ("first", _first),
+    ("meters", _meters),
+)
 """Never change one that was released: add another."""
 
 

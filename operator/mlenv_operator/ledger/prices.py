@@ -27,6 +27,9 @@ class PriceSource(Protocol):
     def describe(self, price_id: str) -> Mapping[str, str | int]:
         """All of the price row, its source and its date, to be kept with the first charge that it made."""
 
+    def version(self) -> str:
+        """Another one whenever a price has changed: then hours without a price are looked at again."""
+
 
 class NoPrices:
     """No price is known."""
@@ -38,6 +41,10 @@ class NoPrices:
     def describe(self, _price_id: str) -> Mapping[str, str | int]:
         """Nothing."""
         return {}
+
+    def version(self) -> str:
+        """Never another."""
+        return ""
 
 
 def number_prices(connection: Connection, source: PriceSource, segments: Iterable[Segment]) -> dict[str, int]:

@@ -133,6 +133,17 @@ mark = _table(
     _key("category", SmallInteger),
 )
 node_mark = _table("node_mark", *map(_key, ("node_id", "at")), _key("use", SmallInteger))
+meter = Table(
+    "meter",
+    tables,
+    _key("id"),
+    *map(_number, ("attempt", "begun", "at")),
+    *map(_text, ("told", "heard")),
+    _number("step"),
+    _number("doing", SmallInteger),
+    _number("marks"),
+)
+"""By pod, while it lives: what its time went to, and until when marks tell of it. No fact: it goes."""
 attributed = _table("attributed", *map(_key, ("job_id", "since", "attribution_id")))
 
 attribution = Table(

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from mlenv_operator import app
+from mlenv_operator.adapters.beatstore import BeatStore
+from mlenv_operator.adapters.caches import build_caches
+from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.metrics import Metrics
+from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.overlay import Overlay
+from mlenv_operator.adapters.pace import Pace
+from mlenv_operator.adapters.pricebooks import Books
+from mlenv_operator.adapters.rejections import Rejections
+from mlenv_operator.adapters.state import State
 from mlenv_operator.core.world import JobKey
 from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import FakeClock, SystemClock
 from mlenv_operator.runtime.workqueue import WorkQueue
 from mlenv_operator.settings import Settings
 
+from .adapters.api import MemoryApi
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mlenv_operator.adapters.accounting import Accounting
+    from mlenv_operator.kube.client import Client
 
 JOBS = 20
 
@@ -54,25 +69,45 @@ def settings(**more: str) -> Settings:
     return Settings(namespace="mlenv-system", pod_name="op", **more)  # type: ignore[arg-type]
 
 
-async def test_without_a_ledger_nothing_is_accounted() -> None:
-    assert app.build_accountant(settings(), SystemClock()) is None
+def accounting(api: MemoryApi, **more: str) -> Accounting | None:
+    clock, rng, metrics = SystemClock(), random.Random(1), Metrics()
+    client = cast("Client", api)
+    state = State(
+        clock=clock,
+        jobs=JobCache(),
+        caches=build_caches(client, clock, rng, metrics),
+        beats=BeatStore(clock),
+        overlay=Overlay(clock),
+        rejections=Rejections(clock),
+        neighbours=Neighbours(),
+        pace=Pace(clock, lambda: 1, 50.0),
+    )
+    books = Books(client, clock, rng, metrics)
+    return app.accounting_of(settings(**more), client, state, lambda _: None, books)
 
 
-async def test_a_ledger_is_opened_by_whoever_leads(tmp_path: Path) -> None:
-    dsn = f"sqlite:///{tmp_path}/ledger.db"
-    accountant = app.build_accountant(settings(ledger_dsn=dsn), SystemClock())
-    assert accountant is not None
+def test_without_a_ledger_nothing_is_accounted() -> None:
+    assert accounting(MemoryApi()) is None
+
+
+async def test_a_ledger_is_opened_by_whoever_leads_and_what_it_shows_is_noted_in_two_places(
+    tmp_path: Path,
+) -> None:
+    api = MemoryApi()
+    made = accounting(api, ledger_dsn=f"sqlite:///{tmp_path}/ledger.db")
+    assert made is not None
     assert not (tmp_path / "ledger.db").exists()
-    task = asyncio.create_task(accountant.run(Writer(3, "op")))
+    task = asyncio.create_task(made.accountant.run(Writer(3, "op")))
     async with asyncio.timeout(60):
-        while not accountant.figures.exposition:  # noqa: ASYNC110  (it tells by its figures)
+        while not made.accountant.figures.exposition:  # noqa: ASYNC110  (it tells by its figures)
             await asyncio.sleep(0.01)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert (tmp_path / "counters.json").exists()
+    noted = api.objects["configmaps", "mlenv-system", "mlenv-operator-counters"]["data"]["shown"]
+    assert json.loads(noted) == json.loads((tmp_path / "counters.json").read_text())
 
 
 def test_a_dsn_that_means_nothing_ends_the_start() -> None:
     with pytest.raises(app.StartError, match=r"MLENV_OPERATOR_LEDGER_DSN: .*not in mysql"):
-        app.build_accountant(settings(ledger_dsn="mysql://x/y"), SystemClock())
+        accounting(MemoryApi(), ledger_dsn="mysql://x/y")

@@ -70,6 +70,12 @@ class MemoryApi:
         stored["metadata"]["finalizers"] = []
         return self.add(resource, stored)
 
+    async def merge_patch(self, resource: Resource, namespace: str, name: str, patch: Raw) -> Raw:
+        """Of data only."""
+        self._write("patch", resource, name)
+        stored = await self.get(resource, namespace, name)
+        return self.add(resource, stored | {"data": stored.get("data", {}) | patch["data"]})
+
     async def list_pages(self, resource: Resource, _: Any = None) -> AsyncIterator[ListPage]:
         every = [copy.deepcopy(one) for key, one in self.objects.items() if key[0] == resource.plural]
         yield ListPage(every, str(self._version))

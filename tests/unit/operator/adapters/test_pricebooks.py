@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.pricebooks import Books, project_book
 from mlenv_operator.adapters.pricefiles import FileSource, PriceSourceError, shipped_rows
-from mlenv_operator.cost.facts import Node
+from mlenv_operator.cost.facts import HOUR, Node
 from mlenv_operator.cost.money import parse_time
 from mlenv_operator.cost.pricefile import COLUMNS
 from mlenv_operator.kube import errors
@@ -92,6 +93,20 @@ async def test_a_book_prices_over_what_ships_and_its_end_brings_that_back(shell:
     ]
     shell.delete()
     assert shell.paid() == LIST
+
+
+async def test_the_ledger_is_told_what_it_needs_and_keeps_the_whole_row(shell: Shell) -> None:
+    before = shell.books.version()
+    shell.apply("41.28")
+    assert shell.books.version() != before
+    (segment,) = shell.books.segments(NODE, AT, AT + HOUR)
+    assert (segment.t0, segment.t1, segment.effective_nano_per_hour) == (AT, AT + HOUR, 41_280_000_000)
+    row = shell.books.describe(segment.price_id)
+    assert row["source"] == "PriceBook contract: contract"
+    assert row["effective_nanos_per_hour"] == segment.effective_nano_per_hour
+    assert (row["instance_type"], "until" in row, shell.books.describe("none")) == ("p5.48xlarge", False, {})
+    unknown = replace(NODE, instance_type="of-nobody")
+    assert [one.price_id for one in shell.books.segments(unknown, AT, AT + HOUR)] == [""]
 
 
 async def test_a_refused_version_leaves_the_one_before_in_use(shell: Shell) -> None:

@@ -12,7 +12,7 @@ from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed
 from mlenv_operator.ledger import __main__ as commands
 from mlenv_operator.ledger import backup, exports
 from mlenv_operator.ledger.errors import BelowMark, LedgerError, LedgerRefused
-from mlenv_operator.ledger.exports import FileMarks, Mark
+from mlenv_operator.ledger.exports import BothMarks, FileMarks, Mark, MemoryMarks
 from mlenv_operator.ledger.ledger import open_ledger
 from mlenv_operator.ledger.writer import Writer
 
@@ -124,9 +124,42 @@ def test_dying_between_the_ledger_and_the_second_place_stops_nothing(
 
     ledger.observe(world(1))
     ledger.publish(marks, START + HOUR)
-    with pytest.raises(LedgerError, match="no room"):
-        ledger.publish(Full(marks._path), START + 2 * HOUR)
-    assert ledger.publish(marks, START + 2 * HOUR).number == 3
+    for _ in range(3):
+        with pytest.raises(LedgerError, match="no room"):
+            ledger.publish(Full(marks._path), START + 2 * HOUR)
+    # Nobody heard of number 2: however often it was tried, it is still the next.
+    assert ledger.publish(marks, START + 2 * HOUR).number == 2
+    assert ledger.publish(marks, START + 3 * HOUR).number == 3
+
+
+def test_of_two_second_places_the_newer_word_counts(ledger: Ledger, marks: FileMarks) -> None:
+    cluster = MemoryMarks()
+    ledger.observe(world(1))
+    both = BothMarks(cluster, marks)
+    ledger.publish(both, START + HOUR)
+    old = marks.read()
+    ledger.publish(both, START + 2 * HOUR)
+    assert old is not None
+    marks.write(old)  # the volume is an older one, as after a restoration of both
+    assert both.read() == cluster.read()
+    cluster.write(replace(old, number=9, word="of another ledger"))
+    with pytest.raises(BelowMark):
+        ledger.publish(both, START + 3 * HOUR)
+
+
+def test_a_reset_also_holds_against_a_second_place_that_was_not_at_hand(
+    ledger: Ledger, marks: FileMarks
+) -> None:
+    cluster = MemoryMarks()
+    cluster.write(Mark(9, "of a ledger that is lost", {"jobs": 5}))
+    ledger.observe(world(1))
+    with pytest.raises(BelowMark):
+        ledger.publish(BothMarks(cluster, marks), START + HOUR)
+    exports.reset(ledger.database, marks, START + HOUR)
+    assert ledger.publish(BothMarks(cluster, marks), START + HOUR).number == 10
+    cluster.write(Mark(11, "of yet another", {"jobs": 5}))
+    with pytest.raises(BelowMark):
+        ledger.publish(BothMarks(cluster, marks), START + HOUR)
 
 
 def test_a_mark_that_cannot_be_read_is_an_error_and_no_beginning(ledger: Ledger, marks: FileMarks) -> None:

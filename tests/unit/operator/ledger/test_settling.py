@@ -212,6 +212,20 @@ def test_nothing_is_closed_before_the_grace_is_over(ledger: Ledger) -> None:
     assert ledger.settle(START + HOUR + ledger.rules.grace).closed == 1
 
 
+def test_when_prices_change_hours_without_one_are_looked_at_again_once(ledger: Ledger, book: Book) -> None:
+    del book.prices["p5"]
+    ledger.observe([node("a")])
+    ledger.settle_all(START + 2 * HOUR)
+    ledger.reprice(START + 2 * HOUR)
+    ledger.settle_all(START + 2 * HOUR)
+    assert ledger.reprice(START + 2 * HOUR) == 0
+    book.prices["p5"] = 3 * DOLLAR
+    assert ledger.reprice(START + 2 * HOUR) == 1
+    assert ledger.reprice(START + 2 * HOUR) == 0
+    ledger.settle_all(START + 2 * HOUR)
+    assert ledger.unpriced() == []
+
+
 def test_a_missing_price_is_told_until_it_is_known(ledger: Ledger, book: Book) -> None:
     del book.prices["p5"]
     ledger.observe([node("a")])
@@ -220,6 +234,7 @@ def test_a_missing_price_is_told_until_it_is_known(ledger: Ledger, book: Book) -
     assert ledger.group(["category"], START, START + HOUR)["idle",].cost == 0
     book.prices["p5"] = 3 * DOLLAR
     assert ledger.look_again(START, START + HOUR, "price", only_unpriced=True) == 1
+    assert ledger.reprice(START + 2 * HOUR) == 0  # it is going to be looked at already
     ledger.settle_all(START + 2 * HOUR)
     assert ledger.unpriced() == []
     assert ledger.group(["category"], START, START + HOUR)["idle",].list_cost == 3 * DOLLAR

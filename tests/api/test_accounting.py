@@ -1,0 +1,284 @@
+"""The whole operator with a ledger, beside a real API server: what pods held is charged, to the nanodollar.
+
+There is no kubelet: the test is one. A node costs ten million nanodollars a second, and each pod holds all
+devices of its node: what a pod costs is its seconds times that, with nothing to round.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from operator_process import operator_process
+
+from mlenv_api import names
+from mlenv_operator.adapters.metrics import Metrics
+from mlenv_operator.adapters.pricebooks import Books, project_book
+from mlenv_operator.cost.facts import HOUR, SECOND
+from mlenv_operator.ledger.backup import back_up
+from mlenv_operator.ledger.database import Database
+from mlenv_operator.ledger.ledger import Ledger, open_ledger
+from mlenv_operator.runtime.clock import SystemClock
+from mlenv_operator.runtime.reflector import Change, ChangeType, ObjectKey
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mlenv_operator.kube.client import Client
+
+    from .conftest import Kubectl
+
+pytestmark = [pytest.mark.api, pytest.mark.timeout(3600)]  # the first one may build the server
+Raw = dict[str, Any]
+DEADLINE_S = 300.0
+PER_SECOND = 10_000_000
+TYPE = "p5.48xlarge"
+
+
+def stamp(time_: datetime) -> str:
+    return time_.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class Stage:
+    """An API server, a namespace for jobs, and operators that come and go."""
+
+    kubectl: Kubectl
+    team: str
+    folder: Path
+    stack: ExitStack
+    operators: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def dsn(self) -> str:
+        return f"sqlite:///{self.folder}/ledger.db"
+
+    def start_operator(self, dsn: str = "") -> Path:
+        """One more; the first that gets the Lease leads. Its log."""
+        log = self.folder / f"operator-{len(self.operators)}.log"
+        one = operator_process(
+            self.kubectl.kubeconfig,
+            self.team,
+            log,
+            POD_NAME=f"operator-{len(self.operators)}",
+            MLENV_OPERATOR_LEDGER_DSN=dsn or self.dsn,
+            MLENV_OPERATOR_LEASE_DURATION_S="6",
+            MLENV_OPERATOR_LEASE_RENEW_DEADLINE_S="4",
+            MLENV_OPERATOR_LEASE_RETRY_PERIOD_S="1",
+        )
+        self.operators.append(self.stack.enter_context(one))
+        return log
+
+    def kill_operator(self, number: int) -> None:
+        """SIGKILL."""
+        self.operators[number].kill()
+        self.operators[number].wait()
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            if found := condition():
+                return found
+            time.sleep(0.2)
+        logs = [log.read_text()[-3000:] for log in sorted(self.folder.glob("*.log"))]
+        pytest.fail("\n".join([f"never: {what}", *logs]))
+
+    def add_node(self, name: str) -> None:
+        labels = {"node.kubernetes.io/instance-type": TYPE, "topology.kubernetes.io/region": "us-east-1"}
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": labels},
+            "spec": {"providerID": f"aws:///us-east-1a/{name}"},
+        }
+        self.kubectl.ok("create", "-f", "-", stdin=node)
+        has = {"nvidia.com/gpu": "8", "cpu": "192", "memory": "2Ti", "pods": "100"}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(datetime.now(UTC))}
+        self.patch("node", name, {"capacity": has, "allocatable": has, "conditions": [ready]})
+
+    def patch(self, kind: str, name: str, status: Raw) -> None:
+        scope = () if kind == "node" else ("-n", self.team)
+        text = json.dumps({"status": status})
+        self.kubectl.ok("patch", kind, name, *scope, "--subresource=status", "--type=merge", "-p", text)
+
+    def submit(self, name: str) -> Raw:
+        trainer = {
+            "image": "x:1",
+            "command": ["true"],
+            "resourcesPerNode": {"limits": {"nvidia.com/gpu": "8"}},
+        }
+        job = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.TRAINING_JOB,
+            "metadata": {"namespace": self.team, "name": name, "labels": {"mlenv.io/team": f"of-{name}"}},
+            "spec": {"trainer": trainer, "launcher": "None"},
+        }
+        self.kubectl.ok("create", "-f", "-", stdin=job)
+        self.until(lambda: self.pod(name), f"a pod of {name}")
+        return cast("Raw", self.kubectl.json("get", "trainingjob", "-n", self.team, name))
+
+    def pod(self, job: str) -> Raw | None:
+        """The pod of a job of one pod, as the API server has it."""
+        found = self.kubectl.run("get", "pod", "-n", self.team, f"{job}-0-0", "-o", "json")
+        return cast("Raw", json.loads(found.stdout)) if found.returncode == 0 else None
+
+    def held(self, job: str) -> bool:
+        """Whether the pod is there and has our finalizer."""
+        pod = self.pod(job)
+        return pod is not None and names.ACCOUNTED_FINALIZER in pod["metadata"].get("finalizers", ())
+
+    def run_pod(self, job: str, node: str) -> datetime:
+        """Schedule and start it; when it was scheduled, by the API server's word."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": f"{job}-0-0"},
+            "target": target,
+        }
+        path = f"/api/v1/namespaces/{self.team}/pods/{job}-0-0/binding"
+        self.kubectl.ok("create", "--raw", path, "-f", "-", stdin=binding)
+        pod = self.pod(job)
+        assert pod is not None
+        at = next(
+            datetime.fromisoformat(one["lastTransitionTime"])
+            for one in pod["status"]["conditions"]
+            if one["type"] == "PodScheduled"
+        )
+        self._say(job, "Running", {"running": {"startedAt": stamp(at)}})
+        return at
+
+    def end_pod(self, job: str, started: datetime, seconds: int, code: int = 0) -> None:
+        """All its containers have ended, so many seconds after it was scheduled."""
+        times = {"startedAt": stamp(started), "finishedAt": stamp(started + timedelta(seconds=seconds))}
+        self._say(job, "Failed" if code else "Succeeded", {"terminated": {"exitCode": code, **times}})
+
+    def _say(self, job: str, phase: str, state: Raw) -> None:
+        container = {
+            "name": names.TRAINER_CONTAINER,
+            "image": "x:1",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": state,
+        }
+        self.patch("pod", f"{job}-0-0", {"phase": phase, "containerStatuses": [container]})
+
+
+@pytest.fixture
+def stage(kubectl: Kubectl, tmp_path: Path) -> Iterator[Stage]:
+    team = f"money-{secrets.token_hex(4)}"
+    kubectl.ok("create", "namespace", team)
+    with ExitStack() as stack:
+        yield Stage(kubectl, team, tmp_path, stack)
+    kubectl.run("delete", "pricebook", team)
+    kubectl.run("delete", "namespace", team, "--wait=false")
+
+
+def price_book(name: str) -> Raw:
+    match = {"provider": "aws", "region": "us-east-1", "instanceType": TYPE}
+    price = {"match": match, "perHour": "36", "from": "2025-01-01T00:00:00Z"}
+    spec = {"source": "our contract", "asOf": "2025-01-01T00:00:00Z", "prices": [price]}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.PRICE_BOOK,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+@contextmanager
+def settled(dsn: str, book: Raw) -> Iterator[Ledger]:
+    """The ledger after some hours, with every hour closed, at the prices of the cluster."""
+    books = Books(cast("Client", None), SystemClock(), random.Random(1), Metrics())
+    name = ObjectKey("", book["metadata"]["name"])
+    books.changed(Change(ChangeType.ADDED, name, None, project_book(book)))
+    ledger = open_ledger(dsn, books)
+    ledger.database.adopt()
+    ledger.settle_all(int(time.time()) * SECOND + 30 * HOUR)
+    yield ledger
+    ledger.database.close()
+
+
+def stored(stage: Stage, query: str) -> list[Any]:
+    """What the ledger says now, while operators work."""
+    database = Database(stage.dsn)
+    with database.reading() as connection:
+        found = connection.exec_driver_sql(query).all()
+    database.close()
+    return list(found)
+
+
+def test_every_second_that_a_pod_held_is_charged_whatever_happens_to_operators(stage: Stage) -> None:
+    kubectl, team = stage.kubectl, stage.team
+    kubectl.ok("create", "-f", "-", stdin=price_book(team))
+    nodes = [f"{team}-{number}" for number in range(3)]
+    for node in nodes:
+        stage.add_node(node)
+    stage.start_operator()
+
+    # One that lives a second. Once it may go, its end is in the ledger.
+    brief = stage.submit("brief")
+    stage.end_pod("brief", stage.run_pod("brief", nodes[0]), 1)
+    stage.until(lambda: not stage.held("brief"), "the pod of brief is let go of")
+    released = stored(stage, "SELECT released - scheduled FROM pod WHERE name = 'brief-0-0'")
+    assert released == [(SECOND,)]
+    back_up(Database(stage.dsn), stage.folder / "old.db")
+
+    # One that is deleted, and whose pod ends and is deleted, while no operator runs.
+    unseen = stage.submit("unseen")
+    long = stage.submit("long")
+    began, begun = stage.run_pod("unseen", nodes[1]), stage.run_pod("long", nodes[2])
+    stage.until(lambda: len(stored(stage, "SELECT 1 FROM pod WHERE started > 0")) == 3, "both are told of")
+    stage.kill_operator(0)
+    stage.end_pod("unseen", began, 7, code=1)
+    kubectl.ok("delete", "trainingjob", "-n", team, "unseen", "--wait=false")
+    kubectl.ok("delete", "pod", "-n", team, "unseen-0-0", "--wait=false", "--grace-period=0", "--force")
+    assert stage.held("unseen")
+    stage.start_operator()
+    stage.until(lambda: stage.pod("unseen") is None, "the pod of unseen goes")
+
+    # A standby takes over from one that is killed, and the pod ends in between.
+    stage.start_operator()
+    stage.kill_operator(1)
+    stage.end_pod("long", begun, 11)
+    stage.until(lambda: not stage.held("long"), "the pod of long is let go of")
+
+    # A machine goes, and the counters of the last leader show what was spent.
+    kubectl.ok("delete", "node", nodes[2])
+    stage.until(lambda: stored(stage, "SELECT 1 FROM node WHERE deleted > 0"), "the node's end is told")
+    stage.until(lambda: stored(stage, "SELECT 1 FROM counter WHERE shown_cost > 0"), "counters show money")
+    stage.kill_operator(2)
+    told = kubectl.json("get", "configmap", "-n", team, "mlenv-operator-counters")
+    assert '"cost"' in told["data"]["shown"]
+
+    with settled(stage.dsn, kubectl.json("get", "pricebook", team)) as ledger:
+        for job, seconds in ((brief, 1), (unseen, 7), (long, 11)):
+            lines = ledger.explain(job["metadata"]["uid"])
+            assert sum(line.amounts.cost for line in lines) == seconds * PER_SECOND
+            assert sum(line.amounts.held for line in lines) == seconds * SECOND
+            assert {line.attribution and line.attribution.team for line in lines} == {
+                f"of-{job['metadata']['name']}"
+            }
+            assert {line.price and line.price.body["source"] for line in lines} == {
+                f"PriceBook {team}: our contract"
+            }
+        assert ledger.imbalance() == 0
+
+    # A backup from before is noticed, on another volume too: the second place is in the cluster.
+    other = stage.folder / "other"
+    other.mkdir()
+    (stage.folder / "old.db").rename(other / "ledger.db")
+    log = stage.start_operator(f"sqlite:///{other}/ledger.db")
+    stage.until(lambda: "restored from an older backup" in log.read_text(), "the old ledger is refused")
+    for node in nodes[:2]:
+        kubectl.ok("delete", "node", node)
