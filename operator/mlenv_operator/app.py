@@ -17,6 +17,7 @@ from mlenv_api.names import ANNOTATION_ADDRESS
 from mlenv_operator.adapters.beats import Launchers
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.caches import build_caches
+from mlenv_operator.adapters.costserver import serve_costs
 from mlenv_operator.adapters.health import (
     caches_are_synced,
     loop_is_prompt,
@@ -210,7 +211,8 @@ async def run(settings: Settings, metrics: Metrics | None = None) -> None:
         await _check_crds(parts.client)
         connect_parts(parts)
         take_signals(parts.stop)
-        async with serve(_http(parts), settings.http_host, settings.http_port) as port:
+        costs = serve_costs(settings, parts.client, parts.launchers.misdirected, SystemClock())
+        async with serve(_http(parts), settings.http_host, settings.http_port) as port, costs:
             log.info("serving on port %d", port)
             await _run_parts(parts, transport)
 

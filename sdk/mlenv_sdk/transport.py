@@ -15,7 +15,7 @@ from mlenv_sdk.errors import ConfigError, MlenvError, Unreachable, Unreadable, f
 from mlenv_sdk.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from kubernetes.client.configuration import Configuration
 
@@ -66,6 +66,14 @@ class Transport:
             raise from_response(response.status, _text(data), what)
         return _object(data)
 
+    def raw(
+        self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
+        """One GET, its status and its body, whatever they are."""
+        response = self._send("GET", path, query, headers=headers)
+        with self._sentences():
+            return int(response.status), bytes(response.read())
+
     def lines(
         self, path: str, *, what: str, query: Mapping[str, str], read_seconds: float | None
     ) -> Generator[str, None, None]:
@@ -83,14 +91,16 @@ class Transport:
         self,
         method: str,
         path: str,
-        query: Mapping[str, str] | None,
+        query: Mapping[str, str] | Sequence[tuple[str, str]] | None,
         *,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         read_seconds: float | None = READ_SECONDS,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         url = self.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json, */*", "User-Agent": self._client.user_agent}
+        more = headers or {}
+        headers = {"Accept": "application/json, */*", "User-Agent": self._client.user_agent, **more}
         if body is not None:
             headers["Content-Type"] = content_type
         with self._sentences():
