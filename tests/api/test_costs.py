@@ -94,15 +94,20 @@ def users() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def roles(kubectl: Kubectl) -> None:
-    """The chart's own roles, and users."""
+def roles(kubectl: Kubectl) -> Iterator[None]:
+    """The chart's own roles, and users; other tests count the rights of all, so they go again."""
     for namespace in (HOME, "ns-ads", "ns-feed"):
         kubectl.run("create", "namespace", namespace)
     chart = [
         one for one in yaml.safe_load_all(CHART.read_text()) if one["kind"].endswith(("Role", "Binding"))
     ]
-    for document in [*chart, *users()]:
+    documents = [*chart, *users()]
+    for document in documents:
         kubectl.ok("apply", "--server-side", "-f", "-", stdin=document)
+    yield
+    for document in documents:
+        if document["metadata"]["name"] != "mlenv-operator":
+            kubectl.ok("delete", "--ignore-not-found", "-f", "-", stdin=document)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,8 @@ def bill(of: Bill) -> RenderableType:
     rate = dollars(rounded([of.rate], _unit(of.rate))[0], _unit(of.rate))
     lines = [f"{of.namespace}/{of.job} until {_minute(of.as_of)} UTC; {rate} an hour now"]
     if of.same_name:
-        lines.append(f"{len(of.same_name)} other jobs had this name: --uid {' or '.join(of.same_name[:3])}")
+        others = "another job" if len(of.same_name) == 1 else f"{len(of.same_name)} other jobs"
+        lines.append(f"{others} had this name: --uid {' or '.join(of.same_name[:3])}")
     return Group(table, Text(), *(Text(line, "dim") for line in lines))
 
 
