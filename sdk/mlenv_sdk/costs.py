@@ -44,6 +44,7 @@ TOKEN_SECONDS: Final = 600
 TRIES: Final = 12
 """A replica that does not lead says so, and the proxy takes any: the next try may meet the other."""
 LINES: Final = 1000
+MOST_LINES: Final = 5000
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -157,10 +158,12 @@ class Costs:
         """A bill as a file."""
         return self._get(self._path(name), [*_uid(uid), ("format", format_)])
 
-    def explain_as(self, format_: str, name: str, uid: str | None = None, limit: int = 5000) -> bytes:
-        """The first charges as a file."""
-        query = [*_uid(uid), ("format", format_), ("limit", str(limit))]
-        return self._get(f"{self._path(name)}/explain", query)
+    def explain_as(self, format_: str, name: str, uid: str | None = None) -> bytes:
+        """All charges as a file; refused when these are more than one answer holds."""
+        path = f"{self._path(name)}/explain"
+        if self._json(path, [*_uid(uid), ("limit", "1"), ("offset", str(MOST_LINES))])["lines"]:
+            raise Rejected(f"There are more than {MOST_LINES:,} charges: take them as JSON (-o json).")
+        return self._get(path, [*_uid(uid), ("format", format_), ("limit", str(MOST_LINES))])
 
     def _path(self, name: str) -> str:
         return f"/jobs/{quote(self._namespace, safe='')}/{quote(name, safe='')}"

@@ -269,6 +269,15 @@ def test_the_command_writes_files(mlenv: Mlenv, server: Server) -> None:  # noqa
     assert server.requests[-1].query["format"] == "csv"
 
 
+def test_a_file_of_charges_is_whole_or_refused(mlenv: Mlenv, server: Server) -> None:  # noqa: F811
+    server.script = telling(EXPLANATION)
+    done = mlenv("cost", "explain", "ranker", "-o", "csv")
+    assert (done.returncode, "more than 5,000 charges" in done.stderr) == (2, True)
+    server.script = telling({**EXPLANATION, "lines": []})
+    assert mlenv("cost", "explain", "ranker", "-o", "csv", "-f", "lines.csv").returncode == 0
+    assert server.requests[-1].query == {"uid": "uid-ranker", "format": "csv", "limit": "5000"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
