@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mlenv_sdk.client import Client
 
 EVERYTHING: Final = 50_000
+WIDE: Final = 240
+"""Columns of what no screen shows: `grep` wants whole lines."""
 _AGO: Final = re.compile(r"([1-9][0-9]{0,3})([dh])", re.ASCII)
 
 
@@ -144,7 +147,11 @@ def _put(made: RenderableType | bytes, file: Path | None) -> None:
         sys.stdout.buffer.write(made)
         sys.stdout.buffer.flush()
     elif file is None:
-        Console(highlight=False).print(made)
+        Console(highlight=False, width=_width()).print(made)
     else:
         with file.open("w", encoding="utf-8") as text:
-            Console(file=text, highlight=False, width=200).print(made)
+            Console(file=text, highlight=False, width=WIDE).print(made)
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE

@@ -318,9 +318,17 @@ def _error(status: int, body: bytes) -> MlenvError:
     message = str(told.get("message") or f"HTTP {status}")
     if told.get("kind") == "Status":
         return _on_the_way(status, message)
-    kinds: dict[int, type[MlenvError]] = {400: Rejected, 401: Unauthorized, 403: Forbidden, 404: NotFound}
     text = message[:1].upper() + message[1:]
-    return {**kinds, 422: Rejected}.get(status, Unavailable)(text if text.endswith(".") else f"{text}.")
+    return _KINDS.get(status, Unavailable)(text if text.endswith(".") else f"{text}.")
+
+
+_KINDS: Final[dict[int, type[MlenvError]]] = {
+    400: Rejected,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    422: Rejected,
+}
 
 
 def _on_the_way(status: int, message: str) -> MlenvError:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import asynccontextmanager
@@ -177,26 +178,45 @@ def proxied(kubectl: Kubectl, port: int) -> Iterator[None]:
         "metadata": {"namespace": HOME, "name": "mlenv-operator-costs"},
         "spec": {"ports": [{"name": "http", "port": 8081, "targetPort": port}]},
     }
-    where = {"namespace": HOME, "name": "mlenv-operator-costs"}
-    address = _address()
-    endpoints = {
+    where, address = {"namespace": HOME, "name": "mlenv-operator-costs"}, _address()
+    pod = {
         "apiVersion": "v1",
-        "kind": "Endpoints",
-        "metadata": where,
-        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "http", "port": port}]}],
+        "kind": "Pod",
+        "metadata": {"namespace": HOME, "name": "operator-0"},
+        "spec": {"containers": [{"name": "operator", "image": "none"}]},
     }
     pieces = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {**where, "labels": {"kubernetes.io/service-name": where["name"]}},
         "addressType": "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "endpoints": [
+            {
+                "addresses": [address],
+                "conditions": {"ready": True},
+                "targetRef": {"kind": "Pod", "namespace": HOME, "name": "operator-0"},
+            }
+        ],
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
     }
-    for one in (service, endpoints, pieces):
+    for one in (service, pod, pieces):
         kubectl.ok("apply", "--server-side", "-f", "-", stdin=one)
+    # The proxy leads to addresses of pods alone.
+    status = json.dumps({"status": {"podIP": address, "podIPs": [{"ip": address}]}})
+    kubectl.ok("patch", "pod", "operator-0", "-n", HOME, "--subresource=status", "--type=merge", "-p", status)
+    _wait_for_the_proxy(kubectl)
     yield
-    kubectl.ok("delete", "service", "-n", HOME, where["name"])
+    for kind, name in (("service", where["name"]), ("endpointslice", where["name"]), ("pod", "operator-0")):
+        kubectl.ok("delete", kind, name, "-n", HOME, "--force", "--ignore-not-found")
+
+
+def _wait_for_the_proxy(kubectl: Kubectl) -> None:
+    """Until the API server has heard of the endpoint: then what is refused is the missing token."""
+    path = f"/api/v1/namespaces/{HOME}/services/mlenv-operator-costs:http/proxy/v1/costs"
+    deadline = time.monotonic() + 120
+    while "no endpoints" in (said := kubectl.error("get", "--raw", path)):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
 
 
 def _address() -> str:
