@@ -22,9 +22,9 @@ from mlenv_sdk.errors import (
     Rejected,
     Unauthorized,
     Unavailable,
-    Unreachable,
     Unreadable,
 )
+from mlenv_sdk.transport import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -227,21 +227,13 @@ def _pair(variable: str, default: str, namespace: str) -> tuple[str, str]:
 
 
 def _direct(url: str, query: Sequence[tuple[str, str]], token: str) -> tuple[int, bytes]:
-    from urllib3 import PoolManager, Timeout  # noqa: PLC0415
-    from urllib3.exceptions import HTTPError  # noqa: PLC0415
-
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOCAL:
         raise ConfigError(
             f"{ENV_URL} must begin with https://: a token does not travel where all can read it."
         )
-    try:
-        with PoolManager(retries=False, timeout=Timeout(connect=5, read=30)) as pool:
-            headers = {"Authorization": f"Bearer {token}"}
-            answer = pool.request("GET", f"{url}?{urlencode(query)}", headers=headers, redirect=False)
-            return answer.status, answer.data
-    except HTTPError as error:
-        raise Unreachable(f"{parts.scheme}://{parts.netloc} does not answer: check {ENV_URL}.") from error
+    hint = f"{parts.scheme}://{parts.netloc} does not answer: check {ENV_URL}."
+    return fetch(f"{url}?{urlencode(query)}", {"Authorization": f"Bearer {token}"}, hint)
 
 
 def _query(
@@ -344,4 +336,8 @@ def _on_the_way(status: int, message: str) -> MlenvError:
         )
     if status == 401:
         return Unauthorized("The API server does not accept your credentials: log in again.")
-    return Unavailable(f"Costs are not told now: {message}. Is the operator up? Try again in a moment.")
+    # The proxy says the same of a Service that nobody made as of one without a ready pod.
+    return Unavailable(
+        f"Costs are not told now: {message}. Is the operator up, and ledger.type set in the chart? "
+        f"{ENV_SERVICE} names another Service."
+    )

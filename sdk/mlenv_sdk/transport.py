@@ -126,6 +126,22 @@ class Transport:
             ) from error
 
 
+def fetch(url: str, headers: Mapping[str, str], hint: str) -> tuple[int, bytes]:
+    """One GET of another server than the API server; `hint` says what to do when it does not answer.
+
+    No redirect is followed: it would carry the headers, and a token in them, anywhere.
+    """
+    from urllib3 import PoolManager, Timeout  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    try:
+        with PoolManager(retries=False, timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)) as pool:
+            answer = pool.request("GET", url, headers=headers, redirect=False)
+            return answer.status, answer.data
+    except HTTPError as error:
+        raise Unreachable(hint) from error
+
+
 def split_lines(chunks: Iterator[bytes]) -> Iterator[str]:
     """Lines of a byte stream whose chunks end anywhere, also within a character."""
     rest = b""

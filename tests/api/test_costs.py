@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.settings import Settings
 from mlenv_sdk import Client as Sdk
-from mlenv_sdk import Forbidden, NotFound, NotInstalled
+from mlenv_sdk import Forbidden, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -300,6 +301,7 @@ def test_the_command_asks_as_well(ann: Path, proxied: None) -> None:
             text=True,
             check=False,
             timeout=300,
+            env=os.environ | {"COLUMNS": "240"},
         )
 
     table = mlenv("--month", "2025-01", "--by", "category")
@@ -325,7 +327,7 @@ def test_what_is_missing_is_said(
         client.costs.group()
     monkeypatch.setenv("MLENV_COST_ACCOUNT", f"{HOME}/chief")
     monkeypatch.setenv("MLENV_COST_SERVICE", "default/elsewhere")
-    with Sdk(kubectl.kubeconfig) as client, pytest.raises(NotInstalled, match=r"ledger\.type set"):
+    with Sdk(kubectl.kubeconfig) as client, pytest.raises(Unavailable, match=r"ledger\.type set"):
         client.costs.group()
     monkeypatch.delenv("MLENV_COST_SERVICE")
     with Sdk(ann) as client:

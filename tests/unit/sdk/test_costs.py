@@ -198,7 +198,7 @@ def test_pages_of_an_explanation_are_read_to_the_end(server: Server, client: Cli
         (421, {"message": "go elsewhere"}, (Unavailable, "No replica of the operator leads")),
         (404, {"kind": "Status", "message": "services not found"}, (NotInstalled, "ledger.type")),
         (403, {"kind": "Status", "message": "no"}, (Forbidden, "costs.reachableBy")),
-        (503, {"kind": "Status", "message": "no endpoints"}, (Unavailable, "Is the operator up?")),
+        (503, {"kind": "Status", "message": "no endpoints"}, (Unavailable, "Is the operator up, and")),
         (502, "<html>", (Unavailable, "HTTP 502.")),
         (200, "<html>", (Unreadable, "no answer of version v1")),
         (200, {"version": "v2"}, (Unreadable, "no answer of version v1")),
