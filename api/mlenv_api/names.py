@@ -65,6 +65,14 @@ ANNOTATION_ADDRESS: Final = "mlenv.io/address"
 
 LEASE_NAME: Final = "mlenv-operator"
 TOKEN_AUDIENCE: Final = "mlenv-operator"  # noqa: S105  (a name, not a secret)
+COST_AUDIENCE: Final = "mlenv-costs"
+"""Of the tokens of those who ask for costs: such a token is good for nothing else."""
+COST_RESOURCE: Final = "costs"
+"""In the group mlenv.io, for RBAC alone: whoever may `get` it in a namespace may see what that cost."""
+COST_ACCOUNT: Final = "mlenv-costs"
+"""The service account in whose name `mlenv cost` asks unless told otherwise."""
+COST_HEADER: Final = "X-Mlenv-Token"
+"""Carries that token where Authorization is taken away on the way, as the API server's proxy does."""
 TOKEN_DIR: Final = "/var/run/secrets/mlenv.io"  # noqa: S105
 TOKEN_FILE: Final = f"{TOKEN_DIR}/token"
 RUN_DIR: Final = "/var/run/mlenv"
@@ -79,6 +87,8 @@ COURIER_CONTAINER: Final = "courier"
 WANDB_KEY_DIR: Final = "/var/run/secrets/mlenv-wandb"
 """Where the courier, and it alone, has the API key as a file."""
 OPERATOR_PORT: Final = 8080
+COST_PORT: Final = 8081
+COST_PATH: Final = "/v1/costs"
 MASTER_PORT: Final = 29500
 """Port promised to programs of ``launcher: None`` jobs; our launcher binds a free one and reports it."""
 

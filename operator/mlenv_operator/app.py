@@ -18,6 +18,7 @@ from mlenv_operator.adapters.beats import Launchers
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.bookkeeper import NO_ACCOUNTS
 from mlenv_operator.adapters.caches import build_caches
+from mlenv_operator.adapters.costserver import serve_costs
 from mlenv_operator.adapters.health import (
     caches_are_synced,
     loop_is_prompt,
@@ -212,7 +213,8 @@ async def run(settings: Settings, metrics: Metrics | None = None) -> None:
         connect_parts(parts := build(settings, transport, lease_transport, metrics))
         await _check_crds(parts.client)
         take_signals(parts.stop)
-        async with serve(_http(parts), settings.http_host, settings.http_port) as port:
+        costs = serve_costs(settings, parts.client, parts.launchers.misdirected, SystemClock())
+        async with serve(_http(parts), settings.http_host, settings.http_port) as port, costs:
             log.info("serving on port %d", port)
             await _run_parts(parts, transport)
 

@@ -43,6 +43,8 @@ class Settings:
 
     http_host: str = _from("0.0.0.0")  # noqa: S104  (a server in a pod of its own)
     http_port: int = _from(names.OPERATOR_PORT, least=0)
+    cost_port: int = _from(names.COST_PORT, least=0)
+    """Where costs are told, when there is a ledger."""
     launcher_urls: str = _from("")
     """Base URLs, comma separated, that launchers try in turn; empty means this pod's own address."""
 

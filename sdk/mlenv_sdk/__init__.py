@@ -10,6 +10,7 @@ Every error is an MlenvError whose text is a sentence.
 """
 
 from mlenv_sdk.client import Client
+from mlenv_sdk.costs import Amounts, Bill, Charge, Costs, Report
 from mlenv_sdk.errors import (
     AlreadyExists,
     Cause,
@@ -35,10 +36,14 @@ from mlenv_sdk.version import __version__
 
 __all__ = [
     "AlreadyExists",
+    "Amounts",
+    "Bill",
     "Cause",
+    "Charge",
     "Client",
     "ConfigError",
     "Conflict",
+    "Costs",
     "Event",
     "Forbidden",
     "InvalidManifest",
@@ -51,6 +56,7 @@ __all__ = [
     "Pod",
     "Refused",
     "Rejected",
+    "Report",
     "TimedOut",
     "TrainingJob",
     "Unauthorized",

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mlenv_sdk import plugins
 from mlenv_sdk.client import Client
+from mlenv_sdk.cost_cli import cost
 from mlenv_sdk.errors import JobEnded, MlenvError, Refused, TimedOut
 from mlenv_sdk.manifests import as_json, as_yaml, load
 from mlenv_sdk.version import __version__
@@ -175,6 +176,9 @@ def checkpoint(
             typer.echo(f"mlenv: {error}", err=True)
             raise typer.Exit(EXIT_FAILED) from None
     typer.echo(f'The job "{name}" has a checkpoint of step {made.step}, sealed by attempt {made.attempt}.')
+
+
+app.command()(cost)
 
 
 @app.command()

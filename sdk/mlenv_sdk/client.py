@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mlenv_api.names import ANNOTATION_CHECKPOINT, API_VERSION, LABEL_JOB, TRAINING_JOB, TRAINING_JOBS
 from mlenv_sdk import watching
+from mlenv_sdk.costs import Costs
 from mlenv_sdk.errors import InvalidManifest, JobEnded, NotFound, Refused
 from mlenv_sdk.logs import PodLogs
 from mlenv_sdk.resources import Event, Pod, TrainingJob
@@ -52,6 +53,11 @@ class Client:
     def close(self) -> None:
         """Closes the connections."""
         self._transport.close()
+
+    @property
+    def costs(self) -> Costs:
+        """What was spent, by anything; the bill of a job; and why it is what it is."""
+        return Costs(self._transport, self.namespace)
 
     def submit(self, job: TrainingJob | Mapping[str, Any]) -> TrainingJob:
         """Creates the job, and gives it as the server stored it.

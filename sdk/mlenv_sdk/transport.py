@@ -15,7 +15,7 @@ from mlenv_sdk.errors import ConfigError, MlenvError, Unreachable, Unreadable, f
 from mlenv_sdk.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from kubernetes.client.configuration import Configuration
 
@@ -66,6 +66,14 @@ class Transport:
             raise from_response(response.status, _text(data), what)
         return _object(data)
 
+    def raw(
+        self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
+        """One GET, its status and its body, whatever they are."""
+        response = self._send("GET", path, query, headers=headers)
+        with self._sentences():
+            return int(response.status), bytes(response.read())
+
     def lines(
         self, path: str, *, what: str, query: Mapping[str, str], read_seconds: float | None
     ) -> Generator[str, None, None]:
@@ -83,14 +91,16 @@ class Transport:
         self,
         method: str,
         path: str,
-        query: Mapping[str, str] | None,
+        query: Mapping[str, str] | Sequence[tuple[str, str]] | None,
         *,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         read_seconds: float | None = READ_SECONDS,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         url = self.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json, */*", "User-Agent": self._client.user_agent}
+        more = headers or {}
+        headers = {"Accept": "application/json, */*", "User-Agent": self._client.user_agent, **more}
         if body is not None:
             headers["Content-Type"] = content_type
         with self._sentences():
@@ -114,6 +124,22 @@ class Transport:
                 f"The API server at {self.host} does not answer ({_cause(error)}): "
                 "check that the cluster runs and that KUBECONFIG names it."
             ) from error
+
+
+def fetch(url: str, headers: Mapping[str, str], hint: str) -> tuple[int, bytes]:
+    """One GET of another server than the API server; `hint` says what to do when it does not answer.
+
+    No redirect is followed: it would carry the headers, and a token in them, anywhere.
+    """
+    from urllib3 import PoolManager, Timeout  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    try:
+        with PoolManager(retries=False, timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)) as pool:
+            answer = pool.request("GET", url, headers=headers, redirect=False)
+            return answer.status, answer.data
+    except HTTPError as error:
+        raise Unreachable(hint) from error
 
 
 def split_lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -41,6 +41,7 @@ CONFIG_MAPS: Final = Resource("", "v1", "configmaps")
 EVENTS: Final = Resource("events.k8s.io", "v1", "events")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases")
 TOKEN_REVIEWS: Final = Resource("authentication.k8s.io", "v1", "tokenreviews", namespaced=False)
+ACCESS_REVIEWS: Final = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False)
 TRAINING_JOBS: Final = Resource(names.GROUP, names.VERSION, names.TRAINING_JOBS)
 ENVIRONMENTS: Final = Resource(names.GROUP, names.VERSION, names.ENVIRONMENTS)
 CLUSTER_ENVIRONMENTS: Final = Resource(

@@ -1,10 +1,10 @@
-"""TokenReview: asking the API server whose token this is."""
+"""TokenReview and SubjectAccessReview: asking the API server whose token this is, and what they may do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlenv_operator.kube.resources import TOKEN_REVIEWS
+from mlenv_operator.kube.resources import ACCESS_REVIEWS, TOKEN_REVIEWS
 
 if TYPE_CHECKING:
     from mlenv_operator.kube.client import Client
@@ -20,3 +20,10 @@ async def review_token(client: Client, token: str, audience: str) -> dict[str, A
     answer = await client.ungated().create(TOKEN_REVIEWS, body)
     status: dict[str, Any] = answer.get("status") or {}
     return status
+
+
+async def may(client: Client, spec: dict[str, Any]) -> bool:
+    """Whether the SubjectAccessReview of this spec allows it. Writes nothing. Raises ApiError."""
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+    answer = await client.ungated().create(ACCESS_REVIEWS, body)
+    return bool((answer.get("status") or {}).get("allowed"))

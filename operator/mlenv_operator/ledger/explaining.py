@@ -72,8 +72,8 @@ class Line:
     seq: int
 
 
-def explain(connection: Connection, job_uid: str) -> list[Line]:
-    """All charges of the job's pods, oldest first; their sum is what the job's closed hours cost.
+def explain(connection: Connection, job_uid: str, offset: int = 0, limit: int | None = None) -> list[Line]:
+    """Charges of the job's pods, oldest first; the sum of all is what the job's closed hours cost.
 
     A charge outside a pod's life is not among them: it was made by mistake, and corrected to nothing.
     """
@@ -86,7 +86,8 @@ def explain(connection: Connection, job_uid: str) -> list[Line]:
         charge.pod_id == pod.id,
     )
     query = _query(schema.pod).join(schema.charge, within).where(pod.job_id == number)
-    return _lines(connection, connection.execute(_joined(query)).all())
+    some = _joined(query).offset(offset).limit(limit)
+    return _lines(connection, connection.execute(some).all())
 
 
 def audit(connection: Connection, name: Name) -> Line:

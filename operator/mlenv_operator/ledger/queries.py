@@ -107,7 +107,7 @@ def _from_rollups(
     """Whole days from the days, what is left at both ends from the hours."""
     day0, day1 = -(-first // DAY), last // DAY
     days, hours = schema.rollup_day.c, schema.rollup_hour.c
-    months = _months(connection, month_of(first))
+    months = booked_since(connection, month_of(first))
     booked = days.booked.in_(months), hours.booked.in_(months)
     if day0 >= day1:
         parts = [(schema.rollup_hour, [booked[1], hours.hour >= first, hours.hour < last])]
@@ -124,7 +124,7 @@ def _from_rollups(
     return _labelled(connection, by, sums)
 
 
-def _months(connection: Connection, first: int) -> list[int]:
+def booked_since(connection: Connection, first: int) -> list[int]:
     """Months in which something was booked, from the first on."""
     at, found = schema.rollup_day.c, [first - 1]
     while True:

@@ -1,0 +1,135 @@
+"""Costs as tables: rounded here, at the very end, so that what is shown adds up to the shown total."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from mlenv_sdk.costs import Amounts, Bill, Charge, Report
+
+DOLLAR: Final = 10**9
+HOUR: Final = 3_600_000_000
+CENT: Final = DOLLAR // 100
+FINE: Final = DOLLAR // 10_000
+"""Sums below a dollar are shown to a hundredth of a cent."""
+
+
+def rounded(values: Sequence[int], unit: int) -> list[int]:
+    """Each in whole units, up or down, so that they sum to the rounded sum: largest remainder first."""
+    whole = [value // unit for value in values]
+    total = sum(values)
+    up, left = divmod(total, unit)
+    missing = up + (2 * left > unit or (2 * left == unit and up % 2 == 1)) - sum(whole)
+    order = sorted(range(len(values)), key=lambda place: (-(values[place] % unit), place))
+    for place in order[:missing]:
+        whole[place] += 1
+    return whole
+
+
+def dollars(units: int, unit: int) -> str:
+    """As $1,234.56."""
+    places = len(str(DOLLAR // unit)) - 1
+    sign, size = ("-", -units) if units < 0 else ("", units)
+    before, after = divmod(size, DOLLAR // unit)
+    return f"{sign}${before:,}.{after:0{places}d}"
+
+
+def _unit(total: int) -> int:
+    return CENT if abs(total) >= DOLLAR else FINE
+
+
+def _money(values: Sequence[int]) -> list[str]:
+    """The values and, last, their sum."""
+    unit = _unit(sum(values))
+    cells = rounded(values, unit)
+    return [dollars(one, unit) for one in (*cells, sum(cells))]
+
+
+def _hours(values: Sequence[int]) -> list[str]:
+    cells = rounded(values, HOUR // 10)
+    return [f"{one / 10:,.1f}" for one in (*cells, sum(cells))]
+
+
+def report(of: Report) -> RenderableType:
+    """A line for each group, what the others are together, and the sum."""
+    table = _table(*(name.upper().replace("_", " ") for name in of.by))
+    rest = [of.rest] if of.rest_groups else []
+    words = [list(key) for key, _ in of.groups]
+    words += [[f"({of.rest_groups} more)", *[""] * (len(of.by) - 1)]] if of.rest_groups else []
+    _rows(table, words, [*(one for _, one in of.groups), *rest], ["TOTAL", *[""] * (len(of.by) - 1)])
+    return Group(table, Text(), Text(_about(of), "dim"))
+
+
+def _about(of: Report) -> str:
+    whose = "all namespaces" if of.namespaces is None else ", ".join(of.namespaces) or "no namespace"
+    month = of.raw.get("billedMonth")
+    when = f"billed in {month}" if month else f"{_minute(of.since)} to {_minute(of.until)}"
+    settled = f"; closed hours, until {_minute(of.settled_until)}" if of.settled_until else ""
+    return f"{whose}; {when} UTC{settled}"
+
+
+def bill(of: Bill) -> RenderableType:
+    """A job by category, so far, and what it costs an hour."""
+    table = _table("CATEGORY")
+    _rows(table, [[kind] for kind, _ in of.categories], [one for _, one in of.categories], ["TOTAL"])
+    rate = dollars(rounded([of.rate], _unit(of.rate))[0], _unit(of.rate))
+    lines = [f"{of.namespace}/{of.job} until {_minute(of.as_of)} UTC; {rate} an hour now"]
+    if of.same_name:
+        others = "another job" if len(of.same_name) == 1 else f"{len(of.same_name)} other jobs"
+        lines.append(f"{others} had this name: --uid {' or '.join(of.same_name[:3])}")
+    return Group(table, Text(), *(Text(line, "dim") for line in lines))
+
+
+def explanation(charges: Sequence[Charge]) -> RenderableType:
+    """A line for each charge: when, where, what for, at which price, and why."""
+    table = _table("HOUR", "POD", "NODE", "CATEGORY", "ATTEMPT", "INTERVALS", "PRICE", "WHY")
+    words = [
+        [
+            _minute(one.hour), one.pod, one.node, one.category, str(one.attempt), _intervals(one),
+            one.price_id or "no price", _why(one),
+        ]
+        for one in charges
+    ]  # fmt: skip
+    _rows(table, words, [one.amounts for one in charges], ["TOTAL", *[""] * 7])
+    return table
+
+
+def _why(one: Charge) -> str:
+    return one.reason if not one.revision else f"correction {one.revision}: {one.reason}"
+
+
+def _intervals(one: Charge) -> str:
+    return " ".join(f"{begin[11:19]}-{end[11:19]}" for begin, end in one.intervals) or "-"
+
+
+def _minute(text: str) -> str:
+    return text[:16].replace("T", " ")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for column in ("GPU-HOURS", "LIST", "COST"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _rows(
+    table: Table, words: Sequence[Sequence[str]], amounts: Sequence[Amounts], last: Sequence[str]
+) -> None:
+    hours = _hours([one.gpu_micros for one in amounts])
+    lists = _money([one.list_cost for one in amounts])
+    costs = _money([one.cost for one in amounts])
+    for line, *numbers in zip([*words, last], hours, lists, costs, strict=True):
+        style = "bold" if line is last else ""
+        # Text, so that brackets in names that users chose are no markup.
+        table.add_row(*(Text(one) for one in (*line, *numbers)), style=style)
