@@ -110,7 +110,7 @@ UNPRICED: Final = Row(
 OVERFLOW: Final = Row(
     "trainingjob_label_overflow_series",
     "gauge",
-    "At least so many series are shown together as __other__, because there are too many.",
+    "Series that were put together as __other__ when there were too many.",
     ("family",),
 )
 

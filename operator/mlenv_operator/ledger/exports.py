@@ -125,7 +125,7 @@ class Exposition:
     number: int
     as_of: Micros = 0
     overflow: Mapping[str, int] = field(default_factory=dict)
-    """Series that are shown together as `__other__`, by family."""
+    """Series that were put together as `__other__` when there were too many, by family."""
     jobs: tuple[LiveJob, ...] = ()
     health: Health | None = None
 
@@ -142,58 +142,28 @@ def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Ex
     told = marks.read()
     with database.changing() as connection:
         check(connection, told)
-        shown = admission.lists(connection)
-        raised = _raise(connection, _folded(floors.counters, shown))
-        places = _places(connection, shown, raised)
+        lists = admission.closed(connection, floors.counters)
+        raised = _raise(connection, _folded(floors.counters, lists))
         mark = _advance(connection, raised.rows)
         since = get(connection, "counting_since")
         if since is None:
             put(connection, "counting_since", since := str(now))
     marks.write(mark)
-    families = _together(raised, places)
-    overflow = {
-        family: sum(key[0] == family and place != key[1] for key, place in places.items())
-        for family in families
-    }
-    return Exposition(families, int(since), mark.number, now, overflow)
+    families: dict[str, list[Series]] = defaultdict(list)
+    for key, shown in sorted(raised.rows.items()):
+        families[key[0]].append(Series(json.loads(key[1]), *shown, fresh=key in raised.fresh))
+    overflow = {family: one.others for family, one in lists.items()}
+    return Exposition(dict(families), int(since), mark.number, now, overflow)
 
 
 def _folded(
-    floors: Mapping[_Key, list[int]], shown: Mapping[str, admission.Admitted]
+    floors: Mapping[_Key, list[int]], lists: Mapping[str, admission.Admitted]
 ) -> dict[_Key, list[int]]:
     """What open hours add, to those counters that there are."""
     sums: dict[_Key, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for (family, labels), amounts in floors.items():
-        rollups.plus(sums[family, shown[family].place(labels)], amounts)
+        rollups.plus(sums[family, lists[family].place(labels)], amounts)
     return dict(sums)
-
-
-def _places(
-    connection: Connection, lists: Mapping[str, admission.Admitted], raised: _Raised
-) -> dict[_Key, str]:
-    """Under which labels each series is shown: its own, or those of what is shown together."""
-    labels: dict[str, list[str]] = {family: [] for family in rollups.FAMILIES}
-    for family, one in raised.rows:
-        labels[family].append(one)
-    lists = admission.close(connection, lists, labels, raised.rows.keys() - raised.fresh)
-    return {(family, one): lists[family].place(one) for family, one in raised.rows}
-
-
-def _together(raised: _Raised, places: Mapping[_Key, str]) -> dict[str, list[Series]]:
-    """Series as they are shown, in the order of their labels."""
-    sums: dict[_Key, list[int]] = defaultdict(lambda: [0, 0, 0])
-    seen = set()
-    for (family, labels), amounts in raised.rows.items():
-        place = family, places[family, labels]
-        rollups.plus(sums[place], amounts)
-        if (family, labels) not in raised.fresh:
-            seen.add(place)
-    families: dict[str, list[Series]] = defaultdict(list)
-    for place in sorted(sums):
-        gpu_micros, cost, list_cost = sums[place]
-        fresh = place not in seen
-        families[place[0]].append(Series(json.loads(place[1]), gpu_micros, cost, list_cost, fresh=fresh))
-    return dict(families)
 
 
 def check(connection: Connection, told: Mark | None) -> None:

@@ -166,6 +166,12 @@ def test_who_comes_too_late_is_shown_with_the_others_for_good(
     anew = spent(ledger.publish(marks, START + 2 * HOUR + MINUTE))
     assert {"a", "b", "c", "d", "e"} <= anew.keys()
     assert anew[admission.OTHER].cost == 0
+    # They overflow once more, and find the others of the first time.
+    monkeypatch.setattr(admission, "LIMITS", {**admission.LIMITS, rollups.JOBS: 2})
+    ledger.observe([Attributed("uid-f", 0, attribution("f", "f")), pod("f", "f", one)])
+    again = ledger.publish(marks, START + 2 * HOUR + 2 * MINUTE)
+    assert again.overflow[rollups.JOBS] == 1
+    assert all(spent(again)[name].cost >= series.cost for name, series in anew.items())
 
 
 def test_the_next_leader_counts_corrections_of_its_own(ledger: Ledger, marks: MemoryMarks) -> None:
