@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlenv_local import cgroups
+from mlenv_local.binaries import cache_folder
 from mlenv_local.errors import LocalError, NeedsError
 from mlenv_local.shell import SYSTEM_PATH, run
 
@@ -36,6 +38,8 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback")
 POSTGRESQL_PACKAGE = "postgresql"
 POSTGRESQL_FOLDER = Path("/usr/lib/postgresql")
 CHROMIUM_PACKAGE = "chromium"
+PROMETHEUS_PACKAGE = "prometheus"
+PROMETHEUS_TOOLS = ("prometheus", "promtool")
 FREE_BYTES = 10 * 2**30
 INSTALL_SECONDS = 900
 
@@ -162,6 +166,36 @@ def chromium() -> Path | None:
     """The browser that tests drive; None: not installed."""
     found = shutil.which("chromium", path=f"{SYSTEM_PATH}:{os.environ.get('PATH', '')}")
     return Path(found) if found else None
+
+
+def prometheus() -> Path | None:
+    """Folder of `prometheus` and `promtool`, installed or unpacked; None: neither."""
+    path = f"{_unpacked(PROMETHEUS_PACKAGE) / 'usr' / 'bin'}:{SYSTEM_PATH}:{os.environ.get('PATH', '')}"
+    found = [shutil.which(tool, path=path) for tool in PROMETHEUS_TOOLS]
+    return Path(found[0]).parent if found[0] and all(found) else None
+
+
+def _unpacked(package: str) -> Path:
+    return cache_folder() / "debian" / package
+
+
+def unpack(package: str) -> None:
+    """Unpack a Debian package into the cache, without installing it: so no service of its own is started."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    target = _unpacked(package)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run(["apt-get", "update", "-q"], env=environment, timeout=INSTALL_SECONDS)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            # apt-get downloads into the folder that it is started in.
+            fetch = ["sh", "-c", 'cd "$0" && apt-get download -q "$1"', folder, package]
+            run(fetch, env=environment, timeout=INSTALL_SECONDS)
+            (archive,) = Path(folder).glob("*.deb")
+            run(["dpkg-deb", "--extract", str(archive), f"{folder}/new"], timeout=INSTALL_SECONDS)
+            shutil.rmtree(target, ignore_errors=True)
+            Path(folder, "new").replace(target)
+    except (LocalError, OSError) as error:
+        raise NeedsError(f"Unpacking {package} failed: {error}") from error
 
 
 def cni_folder() -> Path:

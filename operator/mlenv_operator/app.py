@@ -29,6 +29,7 @@ from mlenv_operator.adapters.http import Beats, Pages, build_app, serve
 from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.kopf_app import build_registry, run_kopf
 from mlenv_operator.adapters.metrics import ApiReport, LoopLag, Metrics, QueueReport
+from mlenv_operator.adapters.money import show_money
 from mlenv_operator.adapters.neighbours import Neighbours
 from mlenv_operator.adapters.nodes import NodeNews
 from mlenv_operator.adapters.nudges import Nudges
@@ -194,6 +195,7 @@ def connect_parts(parts: Parts) -> None:
     parts.state.caches.environments.on_change(environment_changed)
     parts.state.caches.cluster_environments.on_change(environment_changed)
     parts.state.caches.price_books.on_change(parts.books.changed)
+    show_money(parts.metrics, parts.accountant, lambda: parts.launchers.leading)
 
 
 async def run(settings: Settings, metrics: Metrics | None = None) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from mlenv_api import conditions, crd, exitcodes, names, protocol, trainingjob
 from mlenv_local.cli import app as local_app
+from mlenv_operator.adapters import money_table
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.settings import Settings, variable_of
 from mlenv_sdk.cli import app as sdk_app
@@ -75,6 +76,9 @@ def metrics() -> Iterator[str]:
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
             yield f"{metric._type} {metric._name} {','.join(metric._labelnames)}".strip()
+    for row in money_table.ROWS:
+        yield f"{row.type} {row.name} {','.join(row.labels)}".strip()
+    yield from (f"trainingjob_ledger_state state={word}" for word in money_table.STATES)
 
 
 def operator_settings() -> Iterator[str]:
@@ -120,6 +124,23 @@ SURFACES: dict[str, Callable[[], Iterator[str]]] = {
     "orders": lambda: (member.value for member in protocol.Order),
     "exit-codes": lambda: (f"{member.name}={member.value}" for member in exitcodes.ExitCode),
 }
+
+
+def test_the_page_about_metrics_mentions_every_one_with_its_type_and_labels() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = {
+        cells[0]: (cells[1], cells[2])
+        for line in page.splitlines()
+        if len(cells := [one.strip() for one in line.strip("|").split("|")]) >= 4
+    }
+    for surface in metrics():
+        kind, _, rest = surface.partition(" ")
+        name, _, labels = rest.partition(" ")
+        if kind == "trainingjob_ledger_state":
+            continue
+        shown = f"`{name}_total`" if kind == "counter" else f"`{name}`"
+        named = ", ".join(f"`{label}`" for label in labels.split(",") if label)
+        assert rows.get(shown) == (kind, named), f"docs/metrics.md, {shown}: {rows.get(shown)}"
 
 
 @pytest.mark.parametrize("surface", SURFACES)

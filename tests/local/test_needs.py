@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mlenv_local import needs
 from mlenv_local.needs import CLUSTER_TOOLS, IMAGE_TOOLS, KERNEL, OPTIONAL_KERNEL, Facts, explain, judge, look
 
 GOOD = Facts(
@@ -74,3 +75,17 @@ def test_looking_at_this_machine_gives_facts() -> None:
     facts = look()
     assert facts.linux
     assert facts.free_bytes > 0
+
+
+def test_prometheus_is_found_where_it_was_unpacked_and_only_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(needs, "SYSTEM_PATH", "")
+    folder = tmp_path / "mlenv" / "debian" / needs.PROMETHEUS_PACKAGE / "usr" / "bin"
+    folder.mkdir(parents=True)
+    for tool in needs.PROMETHEUS_TOOLS:
+        assert needs.prometheus() is None
+        (folder / tool).touch(mode=0o755)
+    assert needs.prometheus() == folder

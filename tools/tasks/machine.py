@@ -62,7 +62,17 @@ def lack_browser() -> str:
     return _lack_package("Chromium", needs.CHROMIUM_PACKAGE, needs.chromium)
 
 
-def _lack_package(what: str, package: str, look: Callable[[], Path | None]) -> str:
+@cache
+def lack_prometheus() -> str:
+    """Why no Prometheus can be started here; empty when one can. Got with consent, and not installed."""
+    from mlenv_local import needs  # noqa: PLC0415
+
+    return _lack_package("Prometheus", needs.PROMETHEUS_PACKAGE, needs.prometheus, needs.unpack)
+
+
+def _lack_package(
+    what: str, package: str, look: Callable[[], Path | None], get: Callable[[str], None] | None = None
+) -> str:
     """Why something that one Debian package brings is not here, and could not be got."""
     from mlenv_local import needs  # noqa: PLC0415
     from mlenv_local.errors import NeedsError  # noqa: PLC0415
@@ -74,7 +84,10 @@ def _lack_package(what: str, package: str, look: Callable[[], Path | None]) -> s
     if not consent([package]):
         return f"need the Debian packages {package}; --yes installs them"
     try:
-        needs.install([package])
+        if get is None:
+            needs.install([package])
+        else:
+            get(package)
     except NeedsError as error:
         return f"need {_one_line(str(error))}"
     return "" if look() is not None else f"need {what}; {package} did not bring it"

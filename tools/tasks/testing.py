@@ -58,5 +58,6 @@ def _lack(tier: Tier) -> str:
         (tier.cluster, machine.lack),
         (tier.server, machine.lack_server),
         (tier.browser, machine.lack_browser),
+        (tier.prometheus, machine.lack_prometheus),
     )
     return next((lack for needed, look in asked if needed and (lack := look())), "")

@@ -22,7 +22,9 @@ class Tier:
     """Whether it needs PostgreSQL."""
     browser: bool = False
     """Whether it needs Chromium."""
-    marks: str = "not e2e and not api and not postgres and not browser"
+    prometheus: bool = False
+    """Whether it needs Prometheus."""
+    marks: str = "not e2e and not api and not postgres and not browser and not prometheus"
     """Which of the tests below the paths belong to it."""
 
     def pytest(self, report: Path, *, slow: bool) -> tuple[str, ...]:
@@ -42,6 +44,7 @@ TIERS = (
     Tier("local", ("tests/local",)),
     Tier("postgres", ("tests/unit/operator/ledger",), server=True, marks="postgres"),
     Tier("browser", ("tests/local/wandb",), browser=True, marks="browser"),
+    Tier("prometheus", ("tests/prometheus",), prometheus=True, marks="prometheus"),
     Tier("api", ("tests/api", "tests/golden/chart"), cluster=True, marks="api"),
     Tier("e2e", ("tests/local", "tests/e2e"), cluster=True, marks="e2e"),
 )

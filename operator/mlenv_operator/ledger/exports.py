@@ -11,15 +11,15 @@ import json
 import os
 import secrets
 from collections import defaultdict
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import bindparam, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from mlenv_operator.cost.facts import DOLLAR
-from mlenv_operator.ledger import schema
+from mlenv_operator.ledger import admission, rollups, schema
 from mlenv_operator.ledger.errors import BelowMark, LedgerError
+from mlenv_operator.ledger.remarks import get, put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from mlenv_operator.cost.facts import Micros
+    from mlenv_operator.ledger.auditing import Health
     from mlenv_operator.ledger.database import Database
+    from mlenv_operator.ledger.live import LiveJob
     from mlenv_operator.ledger.opening import Floors
 
 SHOWN: Final = ("gpu_micros", "cost", "list_cost")
+_Key: TypeAlias = "tuple[str, str]"
+"""Family and labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,27 +130,29 @@ class Series:
     gpu_micros: int
     cost: int
     list_cost: int
+    fresh: bool = field(default=False, compare=False)
+    """Whether nothing of it was shown before this publication."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
-    """What counters show, and since when they count."""
+    """What counters show, and since when they count; with what gauges show of the same moment."""
 
     families: dict[str, list[Series]]
     counting_since: Micros
     number: int
+    as_of: Micros = 0
+    overflow: Mapping[str, int] = field(default_factory=dict)
+    """Series that were put together as `__other__` when there were too many, by family."""
+    jobs: tuple[LiveJob, ...] = ()
+    health: Health | None = None
 
 
-def get(connection: Connection, key: str) -> str | None:
-    """A remark of the ledger about itself."""
-    return connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key)).scalar()
+class _Raised(NamedTuple):
+    """Every series as it may be shown, and those of which nothing was shown before."""
 
-
-def put(connection: Connection, key: str, value: str) -> None:
-    """Keep a remark."""
-    dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(schema.meta).values(key=key, value=value)
-    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+    rows: dict[_Key, tuple[int, int, int]]
+    fresh: frozenset[_Key]
 
 
 def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Exposition:
@@ -154,17 +160,29 @@ def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Ex
     told = marks.read()
     with database.changing() as connection:
         check(connection, told)
-        rows = _raise(connection, floors)
-        mark = _advance(connection, rows, told)
+        lists = admission.closed(connection, floors.counters)
+        raised = _raise(connection, _folded(floors.counters, lists))
+        mark = _advance(connection, raised.rows, told)
         put(connection, "reset", "")
         since = get(connection, "counting_since")
         if since is None:
             put(connection, "counting_since", since := str(now))
     marks.write(mark)
     families: dict[str, list[Series]] = defaultdict(list)
-    for (family, labels), shown in sorted(rows.items()):
-        families[family].append(Series(json.loads(labels), *shown))
-    return Exposition(dict(families), int(since), mark.number)
+    for key, shown in sorted(raised.rows.items()):
+        families[key[0]].append(Series(json.loads(key[1]), *shown, fresh=key in raised.fresh))
+    overflow = {family: one.others for family, one in lists.items()}
+    return Exposition(dict(families), int(since), mark.number, now, overflow)
+
+
+def _folded(
+    floors: Mapping[_Key, list[int]], lists: Mapping[str, admission.Admitted]
+) -> dict[_Key, list[int]]:
+    """What open hours add, to those counters that there are."""
+    sums: dict[_Key, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for (family, labels), amounts in floors.items():
+        rollups.plus(sums[family, lists[family].place(labels)], amounts)
+    return dict(sums)
 
 
 def check(connection: Connection, told: Mark | None) -> None:
@@ -196,14 +214,15 @@ def reset(database: Database, marks: Marks, now: Micros) -> None:
         put(connection, "counting_since", str(now))
         # Whatever a second place knows that is not at hand here was shown before this.
         put(connection, "reset", "1")
+        admission.reopen(connection)
         mark = _advance(connection, {}, told)
     marks.write(mark)
 
 
-def _raise(connection: Connection, floors: Floors) -> dict[tuple[str, str], tuple[int, int, int]]:
+def _raise(connection: Connection, floors: Mapping[_Key, list[int]]) -> _Raised:
     """Every series as it may be shown now; what grew is kept."""
-    found, grown = {}, []
-    missing = dict(floors.counters)
+    found, grown, fresh = {}, [], set(floors)
+    missing = dict(floors)
     for row in connection.execute(select(schema.counter)).mappings():
         key = (row["family"], row["labels"])
         more = missing.pop(key, [0, 0, 0, 0])[1:]
@@ -212,6 +231,7 @@ def _raise(connection: Connection, floors: Floors) -> dict[tuple[str, str], tupl
             for name, extra in zip(SHOWN, more, strict=True)
         )
         found[key] = (new[0], new[1], new[2])
+        (fresh.discard if any(row[f"shown_{name}"] for name in SHOWN) else fresh.add)(key)
         if any(row[f"shown_{name}"] != value for name, value in zip(SHOWN, new, strict=True)):
             grown.append(_shown(key, new, "key_"))
     if grown:
@@ -223,7 +243,7 @@ def _raise(connection: Connection, floors: Floors) -> dict[tuple[str, str], tupl
         rows = [{**_zeros(), **_shown(key, amounts[1:])} for key, amounts in sorted(missing.items())]
         connection.execute(insert(schema.counter), rows)
         found.update((key, (one[1], one[2], one[3])) for key, one in missing.items())
-    return found
+    return _Raised(found, frozenset(fresh))
 
 
 def _shown(key: tuple[str, str], amounts: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,12 +17,15 @@ from mlenv_operator.ledger import (
     months,
     opening,
     queries,
+    remarks,
     remembered,
     schema,
     settling,
 )
+from mlenv_operator.ledger.auditing import Audit
 from mlenv_operator.ledger.database import Database, sqlite_file, url_of
 from mlenv_operator.ledger.exports import FileMarks, MemoryMarks
+from mlenv_operator.ledger.live import Watch
 from mlenv_operator.ledger.prices import NoPrices
 
 if TYPE_CHECKING:
@@ -73,13 +76,14 @@ class Ledger:
         self.rules = rules or settling.Rules()
         self._close = close
         self._so_far = so_far
+        self._audit = Audit()
 
     def begin(self, writer: Writer, since: Micros = 0) -> None:
         """Take the ledger over for writing. In a new one nothing before `since` is accounted, ever."""
         self.database.take(writer)
         with self.database.changing() as connection:
-            if exports.get(connection, "since") is None:
-                exports.put(connection, "since", str(since // HOUR))
+            if remarks.get(connection, "since") is None:
+                remarks.put(connection, "since", str(since // HOUR))
 
     def remembered(self, job_uids: Collection[str]) -> Remembered:
         """What was told last, of these jobs and of all nodes and pods that may go on."""
@@ -89,7 +93,7 @@ class Ledger:
     def observe(self, facts: Iterable[Fact | Metered]) -> Observed:
         """Store facts, durably when this returns; the same again, in any order, changes nothing."""
         with self.database.changing() as connection:
-            return intake.observe(connection, facts, int(exports.get(connection, "since") or 0))
+            return intake.observe(connection, facts, int(remarks.get(connection, "since") or 0))
 
     def settle(self, now: Micros) -> Settled:
         """Close or correct some node-hours of one hour. Call again until `looked_at` is 0."""
@@ -123,11 +127,11 @@ class Ledger:
         """When prices have changed, have closed hours without one looked at again; how many."""
         version = self.prices.version()
         with self.database.reading() as connection:
-            if (exports.get(connection, "prices") or "") == version:
+            if (remarks.get(connection, "prices") or "") == version:
                 return 0
         found = self.look_again(0, now, "price", only_unpriced=True)
         with self.database.changing() as connection:
-            exports.put(connection, "prices", version)
+            remarks.put(connection, "prices", version)
         return found
 
     def job(self, job_uid: str, now: Micros) -> JobCost:
@@ -148,9 +152,12 @@ class Ledger:
 
     def publish(self, marks: Marks, now: Micros) -> Exposition:
         """What counters may show now; raises BelowMark where that would be less than was shown."""
+        watch = Watch(self._so_far, self.prices, now)
         with self.database.reading() as connection:
-            open_ = opening.floors(connection, self._so_far, self.prices, now)
-        return exports.publish(self.database, marks, open_, now)
+            open_ = opening.floors(connection, self._so_far, self.prices, now, each=watch.node)
+            jobs = watch.jobs(connection, open_, now)
+            health = self._audit.look(connection, watch.unpriced)
+        return replace(exports.publish(self.database, marks, open_, now), jobs=jobs, health=health)
 
     def counters(self, family: str) -> list[Counter]:
         """Sums since installation, corrections included: `jobs`, `models` or `nodes`."""

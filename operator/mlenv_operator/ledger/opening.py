@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mlenv_operator.cost.allocation import Closing, Row
     from mlenv_operator.cost.facts import Micros, Node
+    from mlenv_operator.ledger.facts import NodeFacts
     from mlenv_operator.ledger.prices import PriceSource
 
 HOURS: Final = 3
@@ -62,13 +63,16 @@ def floors(
     source: PriceSource,
     now: Micros,
     nodes: Collection[int] | None = None,
+    *,
+    each: Callable[[NodeFacts, int, Closing], None] = lambda *_: None,
 ) -> Floors:
-    """What is open on these nodes, or on all."""
+    """What is open on these nodes, or on all; `each` is told of every open hour of a node."""
     found = Floors()
     for hour in range(now // HOUR + 1 - HOURS, now // HOUR + 1):
         for one in facts.read(connection, _open_nodes(connection, hour, nodes), hour * HOUR, now).nodes:
             closing = _so_far(so_far, source, one, hour, now)
             found.unpriced += closing.unpriced
+            each(one, hour, closing)
             for row in closing.rows:
                 found.add(one.node, row)
     return found

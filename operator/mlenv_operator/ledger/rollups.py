@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mlenv_operator.ledger import schema
+from mlenv_operator.ledger import admission, schema
 from mlenv_operator.ledger.calendar import DAY
 from mlenv_operator.ledger.names import chunks
 from mlenv_operator.ledger.schema import AMOUNTS, FACETS, FIRST_USE, MACHINES, WORDS
@@ -66,6 +65,7 @@ def write(connection: Connection, sums: Batch) -> None:
     owners = _owners(connection, {one.attribution_id for one in sums.by_place} - {0})
     facets = labels(connection, schema.facet, FACETS, {facet for facet, _ in owners.values()})
     machines = labels(connection, schema.machine, MACHINES, {one.machine_id for one in sums.by_place})
+    shown = admission.lists(connection)
     hours, days, jobs, counters = (_zeros() for _ in range(4))
     for place, amounts in sums.by_place.items():
         facet_id, job_id = owners.get(place.attribution_id, (0, 0))
@@ -74,8 +74,8 @@ def write(connection: Connection, sums: Batch) -> None:
         plus(days[(place.booked, place.hour // DAY, *rest)], amounts)
         if job_id:
             plus(jobs[(job_id, place.kind)], amounts)
-        for key in _counters(facets.get(facet_id, {}), machines[place.machine_id], place.kind):
-            plus(counters[key], amounts)
+        for family, one in _counters(facets.get(facet_id, {}), machines[place.machine_id], place.kind):
+            plus(counters[family, shown[family].place(one)], amounts)
     for table, found in (
         (schema.rollup_hour, hours),
         (schema.rollup_day, days),
@@ -120,16 +120,15 @@ def _counters(facet: Mapping[str, str], machine: Mapping[str, str], kind: int) -
     """The counters to which a charge adds."""
     node = {name: machine[name] for name in ("instance_type", "capacity_type")}
     use = str(WORDS[kind]) if kind > FIRST_USE else ALLOCATED
-    yield NODES, _text({**node, "category": use})
+    yield NODES, admission.text({**node, "category": use})
     if kind < FIRST_USE:
         who = {name: facet.get(name, "") for name in ("namespace", "team", "use_case", "model")}
-        yield MODELS, _text({name: who[name] for name in ("team", "model")})
+        yield MODELS, admission.text({name: who[name] for name in ("team", "model")})
         del who["model"]
-        yield JOBS, _text({**who, **node, "gpu_model": machine["gpu_model"], "category": str(WORDS[kind])})
-
-
-def _text(labels: Mapping[str, str]) -> str:
-    return json.dumps(labels, sort_keys=True, ensure_ascii=False)
+        yield (
+            JOBS,
+            admission.text({**who, **node, "gpu_model": machine["gpu_model"], "category": str(WORDS[kind])}),
+        )
 
 
 def counters_of(

@@ -164,6 +164,7 @@ MISTAKES = {
     "ledger.type=sqlite": "maximum: got 2, want 1",
     "ledger.type=sqlite,replicas=3": "maximum: got 3, want 1",
     "ledger.type=postgresql": "minLength: got 0, want 1",
+    "metrics.serviceMonitor.interval=often": "does not match pattern",
     "ledger.type=mysql": "value must be one of 'none', 'sqlite', 'postgresql'",
 }
 
@@ -216,6 +217,37 @@ def test_the_ledgers_volume_is_had_by_one_and_stays(render: Callable[..., list[d
     assert not of_kind(own, "PersistentVolumeClaim")
     volumes = of_kind(own, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]
     assert {"name": "ledger", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+
+
+def test_rules_are_those_of_the_file(render: Callable[..., list[dict[str, Any]]]) -> None:
+    rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
+    assert not of_kind(render(), "PrometheusRule")
+    on = "metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=prom"
+    (one,) = of_kind(render("--set", on), "PrometheusRule")
+    assert one["spec"] == rules
+    assert one["metadata"]["labels"]["release"] == "prom"
+    (one,) = of_kind(
+        render("--set", f"{on},metrics.prometheusRule.runbook=https://docs.example.com/metrics"),
+        "PrometheusRule",
+    )
+    found = [
+        rule["annotations"]["runbook_url"]
+        for group in one["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert found
+    assert all(one.startswith("https://docs.example.com/metrics#mlenv") for one in found)
+
+
+def test_the_service_monitor_selects_the_service(render: Callable[..., list[dict[str, Any]]]) -> None:
+    documents = render("--set", "metrics.serviceMonitor.enabled=true")
+    (monitor,) = of_kind(documents, "ServiceMonitor")
+    (service,) = of_kind(documents, "Service")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["honorLabels"] is True
 
 
 def test_the_versions_agree() -> None:

@@ -98,6 +98,7 @@ def test_without_root_all_but_the_cluster_is_run(
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(machine, "lack_server", lambda: "")
     monkeypatch.setattr(machine, "lack_browser", lambda: "")
+    monkeypatch.setattr(machine, "lack_prometheus", lambda: "")
     assert testing.run(only=(), slow=False) == verdict.INCOMPLETE
     assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped api, e2e (need root)"
     assert calls == [tier.paths[0] for tier in TIERS if not tier.cluster]
@@ -151,3 +152,12 @@ def test_what_a_task_starts_finds_the_environment_first_and_our_own_uv_last(
     assert environment()["PATH"] == f"{Path(sys.executable).parent}:/usr/bin:/cache/uv-1/bin"
     monkeypatch.delenv("MLENV_UV")
     assert environment()["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+
+
+def test_without_prometheus_its_tier_is_not_green(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "lack_prometheus", lambda: "need Prometheus")
+    assert testing.run(only=("unit", "prometheus"), slow=False) == verdict.INCOMPLETE
+    assert capsys.readouterr().out.splitlines()[-1] == "INCOMPLETE: skipped prometheus (need Prometheus)"
+    assert calls == ["tests/unit"]

@@ -243,9 +243,9 @@ def test_a_missing_price_is_told_until_it_is_known(ledger: Ledger, book: Book) -
 
 def test_nothing_from_before_the_ledgers_beginning_is_accounted(ledger: Ledger) -> None:
     with ledger.database.changing() as connection:
-        from mlenv_operator.ledger import exports
+        from mlenv_operator.ledger import remarks
 
-        exports.put(connection, "since", str(START // HOUR))
+        remarks.put(connection, "since", str(START // HOUR))
     ledger.observe([node("old", created=START - 5000 * HOUR)])
     assert ledger.settle_all(START + 2 * HOUR).closed == 1
 
