@@ -54,7 +54,7 @@ def _run(found: config.Config, end: threading.Event, *, once: bool, patience: fl
         while not once and not end.is_set():
             end.wait(courier.turn())
         code = _drain(courier, patience if once else found.grace)
-        store.finish()
+        courier.scribe.finish()
         return code
     finally:
         store.close()
@@ -64,6 +64,7 @@ def _run(found: config.Config, end: threading.Event, *, once: bool, patience: fl
 def _drain(courier: Courier, seconds: float) -> int:
     """Carry what is left. What is not carried in time stays in the spool, for the next courier."""
     deadline = time.monotonic() + seconds
+    courier.scribe.last = True
     while True:
         wait = courier.turn()
         if courier.done and courier.fault is None:

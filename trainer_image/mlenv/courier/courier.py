@@ -12,6 +12,7 @@ from mlenv.courier.errands import Errands
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
 from mlenv.courier.pages import Brought, Report, Wanted
+from mlenv.courier.scribe import Scribe
 from mlenv_api.protocol import Degraded, Uploaded
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Courier:
         self._say = say
         self._now = now
         self._errands = Errands(config, spool, store)
+        self.scribe = Scribe(config, store, say, now)
         self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say, self._answer)
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
@@ -64,6 +66,7 @@ class Courier:
         """Do the next thing, if there is one; seconds until it is worth looking again. Never raises."""
         try:
             self._serve()
+            self.scribe.turn()  # first: where a checkpoint is stored, so is the history up to it
             wait = self._carry() if self._now() >= self._not_before else LOOK_SECONDS
         except StoreFailed as error:
             wait = self._failed(error.fault)
@@ -75,12 +78,12 @@ class Courier:
     @property
     def done(self) -> bool:
         """Whether nothing is left to carry, as far as is known."""
-        return self._settled
+        return self._settled and self.scribe.done
 
     @property
     def fault(self) -> Fault | None:
         """What went wrong last, until something succeeds."""
-        return self._fault
+        return self._fault or self.scribe.fault
 
     # -- what ranks want
 

@@ -73,6 +73,11 @@ def volumes(wandb: WandbSpec) -> list[dict[str, Any]]:
     ]
 
 
+def group(job: JobView) -> list[dict[str, Any]]:
+    """What a program's own runs are grouped by: with the job's, whose id is never theirs."""
+    return [{"name": "WANDB_RUN_GROUP", "value": job.uid}]
+
+
 def exposed(wandb: WandbSpec) -> list[dict[str, Any]]:
     """What a program that was given the key sees."""
     secret = wandb.api_key_secret_ref
@@ -91,7 +96,9 @@ def _environment(job: JobView, what: Effective, wandb: WandbSpec, index: int) ->
     values = {
         "HOME": "/tmp",  # noqa: S108  (a mount of its own)
         names.ENV_JOB_NAME: job.key.name,
+        names.ENV_JOB_NAMESPACE: job.key.namespace,
         names.ENV_JOB_UID: job.uid,
+        names.ENV_IMAGE: what.image,
         names.ENV_NODE_INDEX: str(index),
         names.ENV_TERMINATION_GRACE_SECONDS: str(what.grace_seconds + GRACE_SECONDS),
         names.ENV_COURIER: folder(job, what),

@@ -114,9 +114,10 @@ def _environment(
     values = _platform_values(job, what, index, operator_urls)
     if not what.mlenv:
         values |= _torch_values(job, what, index)
-    if what.wandb and what.wandb.expose_key_to_trainer:
+    if what.wandb:
         taken = {one["name"] for one in own}
-        own += [one for one in courier.exposed(what.wandb) if one["name"] not in taken]
+        given = courier.exposed(what.wandb) if what.wandb.expose_key_to_trainer else []
+        own += [one for one in (*given, *courier.group(job)) if one["name"] not in taken]
     return [*home, *own, *_downward(), *(_plain(name, value) for name, value in values.items())]
 
 
