@@ -11,7 +11,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from wandb_server import wait_for
+from wandb_server import Client, wait_for
 
 from mlenv import rows
 from mlenv.history import History
@@ -124,6 +124,39 @@ class TestHistory:
         (row,) = history(pod)
         assert math.isnan(row["loss"])
         assert row["auc"] == 0.75
+
+
+class TestEnds:
+    @pytest.mark.parametrize(("code", "state"), [(0, "finished"), (1, "failed"), (None, "running")])
+    def test_the_run_ends_as_the_program_did(
+        self, pod: Pod, wandb_and_key: tuple[Server, str], tmp_path: Path, code: int | None, state: str
+    ) -> None:
+        train(pod, 1, 0, 5, code)
+        process = pod.process("--once")
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        user = Client(wandb_and_key[0], tmp_path, wandb_and_key[1])
+        assert user.run(STATE, f"ada/{pod.config.project}/uid-1") == state
+
+    def test_a_programs_own_run_stands_beside_the_jobs(
+        self, pod: Pod, wandb_and_key: tuple[Server, str], tmp_path: Path
+    ) -> None:
+        train(pod, 1, 0, 5, 0)
+        user = Client(wandb_and_key[0], tmp_path, wandb_and_key[1])
+        own, group = user.run(OWN, pod.config.project, WANDB_RUN_GROUP="uid-1")
+        log(pod)
+        same(pod, 5)
+        assert own != "uid-1"
+        assert group == "uid-1"
+
+
+STATE = "tell(wandb.Api().run(sys.argv[1]).state)"
+OWN = """
+    run = wandb.init(project=sys.argv[1], entity="ada")
+    run.log({"mine": 1})
+    run.finish()
+    tell([run.id, wandb.Api().run(run.path).group])
+"""
 
 
 class TestKills:
