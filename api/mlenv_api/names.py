@@ -130,6 +130,8 @@ ENV_COURIER: Final = "MLENV_COURIER"
 # Environment that the operator sets in the courier's container alone.
 ENV_WANDB: Final = "MLENV_WANDB"
 """spec.tracking.wandb of the job as JSON: where the courier carries checkpoints."""
+ENV_IMAGE: Final = "MLENV_IMAGE"
+"""Image of the trainer, for the run's config."""
 ENV_WANDB_KEY_FILE: Final = "MLENV_WANDB_KEY_FILE"
 """File with the API key; no other container sees it."""
 # Environment that a job may set, to tell its launcher how to work.

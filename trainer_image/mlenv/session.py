@@ -113,6 +113,7 @@ class Session:
             self._position.agree()
             self.epoch = self._position.epoch
         self._listen()
+        self._tracker.remember(self.step)
         job = self.job
         self._tracker.say(
             f"{job.name}: attempt {job.attempt}, {job.world_size} rank(s) on {job.device.type}, "
@@ -144,7 +145,7 @@ class Session:
             self._life = _Life.OVER
             Session._inside = False
             self._left = None
-            self._tracker.close()
+            self._tracker.close(self._code(error))
             self._unlisten()
         if kind is None and self._keeper and self._keeper.ends:
             raise SystemExit(self._keeper.ends)
@@ -184,6 +185,8 @@ class Session:
             name: value.detach() if isinstance(value, torch.Tensor) else value
             for name, value in metrics.items()
         }
+        if self.step >= self._tracker.due or self.step == self._total:
+            self._tracker.row(self.step, self._committed, self.samples, self.epoch)
         now = time.monotonic()
         if now >= self._due:
             self._report(now)
@@ -198,7 +201,7 @@ class Session:
         self._must_be_open("log()")
         values = numbers_of(metrics)
         self._logged.update(values)
-        self._tracker.log(self.step, values)
+        self._tracker.note(self.step, values)
 
     def evaluating(self) -> AbstractContextManager[None]:
         """A block that looks at held-out data: its time is told apart from that of training."""
@@ -229,9 +232,16 @@ class Session:
         return begun.words
 
     def _facts(self) -> dict[str, Any]:
+        self._tracker.settle()  # whoever goes on from here finds the history up to here
         metrics = {**self._logged, **numbers_of(self._committed)}
         observed = self._spikes.facts
         return {"samples": self.samples, "epoch": self.epoch, "metrics": metrics, "observed": observed}
+
+    def _code(self, error: BaseException | None) -> int:
+        """What the program ends with, if nothing else happens."""
+        ends = self._keeper.ends if self._keeper else None
+        said = getattr(error, "code", 1 if error else 0)
+        return int(ends or said) if isinstance(said, int) else int(said is not None)
 
     def _ended(self, kind: type[BaseException] | None) -> str:
         if self._keeper and self._keeper.ends:
@@ -327,6 +337,7 @@ class Session:
         rate = shown.steps_per_second
         row = {**self._of_checkpoints(), **self._spikes.counts, **self._read}
         self._tracker.log(self.step, row, samples=self.samples, steps_per_second=rate)
+        self._tracker.settle()
         if console or now >= self._console_due:
             # A line every two seconds at first, and one a minute in a run of days.
             self._console_due = now + min(60.0, max(2.0, (now - self._opened) / 20))

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from mlenv import page, spent
+from mlenv import introduce, page, rules, spent
+from mlenv.ckpt.errors import Misconfigured
+from mlenv.history import NEVER, History
+from mlenv.rows import FOLDER, Head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import TextIO
 
     from mlenv.job import Job
+    from mlenv.values import Metric
     from mlenv_api.protocol import Progress
 
 FILE: Final = "metrics.jsonl"
+_begun: Final[set[tuple[Path, int]]] = set()
+"""Histories that this process has begun."""
+
+
+def _rules() -> rules.Rules | None:
+    try:
+        return rules.read(os.environ)
+    except Misconfigured:
+        return None  # who saves or resumes says so
 
 
 class Tracker:
@@ -29,14 +44,47 @@ class Tracker:
         self._job = job
         self._file: TextIO | None = None
         self._complained = False
+        self.history: History | None = None
+        """What the job's W&B run gets, where a courier logs it."""
+
+    @property
+    def due(self) -> int:
+        """The next step whose row the history wants."""
+        return self.history.due if self.history else NEVER
+
+    def remember(self, start: int) -> None:
+        """Begin the history behind `start`, on the main rank, where there is a courier to log it.
+
+        An attempt has one: that of its first Session, as steps of another would count from the start.
+        """
+        job, found = self._job, _rules()
+        if not job.main or found is None or found.courier is None:
+            return
+        folder = found.courier.parent / FOLDER
+        if (folder, job.attempt) not in _begun:
+            _begun.add((folder, job.attempt))
+            self.history = History(folder, Head(job.uid, job.attempt, start, found.since))
+            self._try(lambda: introduce.write(folder, job))
+
+    def row(self, step: int, metrics: Mapping[str, Metric], samples: int, epoch: int) -> None:
+        """What belongs to a committed step."""
+        if self.history:
+            self.history.add(step, metrics, samples, epoch)
+
+    def settle(self) -> None:
+        """Have the history written: up to a checkpoint that is about to be sealed."""
+        if self.history:
+            self.history.flush()
 
     def open(self) -> None:
         """Make the run's folder, and open the log if this rank has one to write."""
         if self._job.main or self._job.local_rank == 0:
             self._try(self._open)
 
-    def close(self) -> None:
-        """Close the log."""
+    def close(self, code: int | None = None) -> None:
+        """Close the log; `code` is what the program ends with, where that is known."""
+        if self.history:
+            self.history.close(code)
         if self._file:
             self._file.close()
         self._file = None
@@ -56,11 +104,19 @@ class Tracker:
         file = self._file
         self._try(lambda: file.write(line))
 
+    def note(self, step: int, values: Mapping[str, float]) -> None:
+        """Values that came after the step's commit."""
+        self.log(step, values)
+        if self.history:
+            self.history.note(step, values)
+
     def publish(self, progress: Progress | None) -> None:
         """Replace the page that this node's launcher reads: how far it is, and what the time went to."""
         if self._job.local_rank == 0:
             took = spent.clock.read()
             self._try(lambda: page.write(self._job.run_dir, self._job.attempt, progress, took))
+            if self.history:
+                self.history.spend(took)
 
     def say(self, text: str) -> None:
         """Print a line, on the main rank only."""

@@ -147,3 +147,18 @@ class TestAway:
         out = capsys.readouterr().out
         assert "the store cannot be asked" in out
         assert "goes on from step 4" in out
+
+
+class TestHistory:
+    def test_the_run_has_each_step_once_over_two_attempts(
+        self, pod: Pod, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.rmtree(pod.folder)
+        with attempt(pod, monkeypatch, 2, past=trained):
+            Training(pod, 2).steps(11)
+        pod.courier.scribe.last = True
+        pod.carry()
+        found = pod.store.recorded(0, 100)
+        assert [(one["_step"], one["step"], one["samples"]) for one in found] == [
+            (step, step, 2 * step) for step in range(1, 12)
+        ]

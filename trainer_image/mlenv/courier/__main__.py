@@ -58,7 +58,7 @@ def _run(found: config.Config, end: threading.Event, asked: argparse.Namespace) 
             code = _drain(courier, asked.patience, asked.expect, end)
         else:
             code = _drain(courier, found.grace)
-        store.finish()
+        courier.scribe.finish()
         return code
     finally:
         store.close()
@@ -68,7 +68,7 @@ def _run(found: config.Config, end: threading.Event, asked: argparse.Namespace) 
 def _drain(courier: Courier, seconds: float, expect: str = "", end: threading.Event | None = None) -> int:
     """Carry what is left. What is not carried in time stays in the spool, for the next courier."""
     deadline = time.monotonic() + seconds
-    courier.ending = True
+    courier.ending = courier.scribe.last = True
     while True:
         wait = courier.turn()
         if courier.done and courier.fault is None:

@@ -40,6 +40,9 @@ class Config:
     """Whether another pod's courier does it all: where pods share a volume, that of node 0."""
     grace: float = 30.0
     """Seconds from SIGTERM to SIGKILL."""
+    namespace: str = ""
+    image: str = ""
+    """That of the trainer, as the job names it: a digest, where that was given."""
 
     def key(self, env: Mapping[str, str]) -> str:
         """The API key, read anew each time: it may have been mended. Raises Unusable."""
@@ -79,6 +82,8 @@ def read(env: Mapping[str, str]) -> Config:
         secret=_secret(where, env.get(names.ENV_JOB_NAMESPACE, "")),
         idle=bool(env.get(names.ENV_SPOOL)) and node != 0,
         grace=max(1.0, _number(env, names.ENV_TERMINATION_GRACE_SECONDS, 30) - MARGIN_SECONDS),
+        namespace=env.get(names.ENV_JOB_NAMESPACE, ""),
+        image=env.get(names.ENV_IMAGE, ""),
     )
 
 

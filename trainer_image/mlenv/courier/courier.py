@@ -12,6 +12,7 @@ from mlenv.courier.errands import Errands
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
 from mlenv.courier.pages import Brought, Report, Wanted
+from mlenv.courier.scribe import Scribe
 from mlenv_api import names
 from mlenv_api.protocol import Degraded, Uploaded
 
@@ -49,6 +50,7 @@ class Courier:
         self._say = say
         self._now = now
         self._errands = Errands(config, spool, store)
+        self.scribe = Scribe(config, store, say, now)
         self._fetcher = fetch.Fetcher(store, config.checkpoints, spool.work, say, self._answer)
         others = config.own.parent / pages.SOURCES
         self._sources = fetch.Fetcher(store, others, spool.work, say, self._answer)
@@ -71,6 +73,7 @@ class Courier:
         """Do the next thing, if there is one; seconds until it is worth looking again. Never raises."""
         try:
             self._serve()
+            self.scribe.turn()  # first: where a checkpoint is stored, so is the history up to it
             wait = self._work() if self._now() >= self._not_before else LOOK_SECONDS
         except StoreFailed as error:
             wait = self._failed(error.fault)
@@ -82,12 +85,13 @@ class Courier:
     @property
     def done(self) -> bool:
         """Whether nothing is left to carry, as far as is known."""
-        return self._settled and not (self.ending and any(self._offline.left(ended=True)))
+        sent = not (self.ending and any(self._offline.left(ended=True)))
+        return self._settled and self.scribe.done and sent
 
     @property
     def fault(self) -> Fault | None:
         """What went wrong last, until something succeeds."""
-        return self._fault
+        return self._fault or self.scribe.fault
 
     # -- what ranks want
 

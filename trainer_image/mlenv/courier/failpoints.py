@@ -8,7 +8,7 @@ from typing import Final
 
 VARIABLE: Final = "MLENV_COURIER_KILL"
 """Name of the place at which this process dies of SIGKILL. Inert unless set."""
-POINTS: Final = ("upload", "committed", "checking", "brought")
+POINTS: Final = ("upload", "committed", "checking", "brought", "log", "logged")
 
 
 def hit(point: str) -> None:

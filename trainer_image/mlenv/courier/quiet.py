@@ -21,7 +21,6 @@ QUIET: Final = {
     "WANDB_CONSOLE": "off",
     "WANDB_DISABLE_GIT": "true",
     "WANDB_DISABLE_CODE": "true",
-    "WANDB_X_DISABLE_STATS": "true",
     "WANDB_X_DISABLE_META": "true",
     "WANDB_X_DISABLE_MACHINE_INFO": "true",
     "WANDB_X_SAVE_REQUIREMENTS": "false",
@@ -34,6 +33,8 @@ QUIET: Final = {
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "10",
     "WANDB_X_FILE_STREAM_RETRY_MAX": "3",
+    # Rows come in batches, and each is waited for.
+    "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
 }
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SHORT_SECONDS: Final = 180.0
 """For an errand without data."""
 FINISH_SECONDS: Final = 20.0
+LOG_SECONDS: Final = 90.0
+"""To open the run, and hand rows over to the client."""
+CONFIRMED_SECONDS: Final = 45.0
+"""Until the server has them: as long as the client tries by itself."""
 SLOWEST: Final = 1 << 20
 """Bytes a second: an upload or download slower than that is begun again."""
 EXPIRES_SECONDS: Final = 7 * 86400
@@ -62,19 +66,12 @@ class Store:
         size: int,
     ) -> None:
         """Log this node's version of a checkpoint, and wait until it is committed."""
-        config, node = self._config, self._config.node
-        run = {
-            "entity": config.entity,
-            "project": config.project,
-            "id": naming.run(config.uid, node),
-            "name": config.job if node == 0 else f"{config.job} (node {node})",
-            "group": config.uid,
-        }
+        node = self._config.node
         seconds = patience(size)
         self._do(
             "push",
             seconds,
-            run=run,
+            run=self._run,
             name=self.head if node == 0 else naming.parts(self.head),
             kind=_kind(node),
             metadata=dict(metadata),
@@ -124,11 +121,61 @@ class Store:
             "expire", SHORT_SECONDS, name=version.name, kind=_kind(version.node), seconds=EXPIRES_SECONDS
         )
 
-    def finish(self) -> None:
-        """Have the run shown as finished; a later courier opens it again."""
-        if self._child is not None:
+    @property
+    def _run(self) -> dict[str, str]:
+        config, node = self._config, self._config.node
+        return {
+            "entity": config.entity,
+            "project": config.project,
+            "id": naming.run(config.uid, node),
+            "name": config.job if node == 0 else f"{config.job} (node {node})",
+            "group": config.uid,
+            "job_type": "training" if node == 0 else "node",
+        }
+
+    @property
+    def _path(self) -> str:
+        return "/".join(self._run[one] for one in ("entity", "project", "id"))
+
+    def tail(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The last row of the run's history, and what its summary says of attempts."""
+        found = self._do("tail", SHORT_SECONDS, path=self._path)
+        return found["row"], found["summary"]
+
+    def recorded(self, low: int, high: int) -> list[dict[str, Any]]:
+        """The rows from `low` to `high`, as they were recorded."""
+        found: list[dict[str, Any]] = self._do("history", SHORT_SECONDS, path=self._path, low=low, high=high)
+        return found
+
+    def log(
+        self,
+        rows: list[tuple[int, float, dict[str, Any]]],
+        config: Mapping[str, Any],
+        summary: Mapping[str, Any],
+        after: int,
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Log rows behind row `after`; what `tail` gives, once the server says that it has them."""
+        found = self._do(
+            "log",
+            LOG_SECONDS + CONFIRMED_SECONDS,
+            run=self._run,
+            rows=rows,
+            config=dict(config),
+            summary=dict(summary),
+            after=after,
+            seconds=CONFIRMED_SECONDS,
+        )
+        return found["row"], found["summary"]
+
+    def finish(self, code: int | None = 0, *, opened: bool = False, preempted: bool = False) -> None:
+        """Have the run shown as finished, with that exit code; a later courier opens it again.
+
+        Where nobody knows how the program ended, the run is left as it is: W&B calls it crashed, in minutes.
+        """
+        if self._child is not None and code is not None:
             with suppress(StoreFailed):
-                self._do("finish", FINISH_SECONDS)
+                run = self._run if opened else None
+                self._do("finish", FINISH_SECONDS, run=run, code=code, preempted=preempted)
 
     def close(self) -> None:
         """End the child, if there is one, and remove its files."""

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PAGE = 100
+CONFIRM_SECONDS = 0.25
+"""Between two looks whether the server has what was logged."""
 
 
 class Client:
@@ -79,16 +82,76 @@ class Client:
         place = f"{run['entity']}/{run['project']}/{name}"
         return _version(place, artifact)
 
-    def _open(self, run: dict[str, str]) -> Any:
+    def _open(self, run: dict[str, str], config: dict[str, Any] | None = None) -> Any:
         if self._run is None:
-            settings: Any = {**run, "resume": "allow", "job_type": "checkpoint"}
+            # What is said at the start is sent at once, and what comes later when the client finds time.
+            settings: Any = {**run, "resume": "allow", "config": config}
             self._run = wandb.init(**settings)
+            self._run.define_metric("step", hidden=True)
+            self._run.define_metric("*", step_metric="step")
         return self._run
 
-    def _finish(self) -> None:
-        """Say that the run is over, as far as this courier knows."""
+    def _log(
+        self,
+        *,
+        run: dict[str, str],
+        rows: list[tuple[int, float, dict[str, Any]]],
+        config: dict[str, Any],
+        summary: dict[str, Any],
+        after: int,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Log rows, and wait until the server says that it has the last one; what that holds then.
+
+        The client counts lines from where the run was when it was opened: if that ends with another row than
+        `after` by now, somebody else logs, and this client would write over what is there.
+        """
+        path = f"{run['entity']}/{run['project']}/{run['id']}"
+        opened = self._open(run, config)
+        if rows and max(0, self._tail(path)["step"]) != after:
+            raise RuntimeError(f"another courier has logged to {path} meanwhile")
+        changed = {key: value for key, value in config.items() if opened.config.get(key) != value}
+        if changed:
+            opened.config.update(changed, allow_val_change=True)
+        for step, when, values in rows:
+            opened.log({**_floats(values), "_timestamp": when}, step=step, commit=True)
+        for key, value in summary.items():
+            opened.summary[key] = value
+        end = time.monotonic() + seconds
+        while (found := self._tail(path))["step"] < (rows[-1][0] if rows else -1):
+            if time.monotonic() > end:
+                raise TimeoutError(f"timeout: the server has not got step {rows[-1][0]} of {path}")
+            time.sleep(CONFIRM_SECONDS)
+        return found
+
+    def _tail(self, path: str) -> dict[str, Any]:
+        """The last row of a run's history, with its config; of one that is not there, nothing."""
+        self.api.flush()
+        try:
+            run = self.api.run(path)
+        except (ValueError, wandb.errors.CommError) as error:
+            if "Could not find run" not in str(error):
+                raise
+            return {"step": -1, "row": None, "summary": {}, "config": {}}
+        last = run.lastHistoryStep
+        last = -1 if last is None else last
+        row = next(iter(run.scan_history(min_step=last, max_step=last + 1, use_cache=False)), None)
+        summary = {"mlenv/attempt": run.summary.get("mlenv/attempt")}
+        return {"step": last if row else -1, "row": row, "summary": summary, "config": run.config}
+
+    def _history(self, path: str, low: int, high: int) -> list[dict[str, Any]]:
+        """What a run has recorded from row `low` to row `high`."""
+        run = self.api.run(path)
+        return list(run.scan_history(min_step=low, max_step=high + 1, use_cache=False))
+
+    def _finish(self, *, run: dict[str, str] | None, code: int, preempted: bool) -> None:
+        """Say that the run is over, and how, as far as this courier knows."""
+        if run is not None:
+            self._open(run)
         if self._run is not None:
-            self._run.finish()
+            if preempted:
+                self._run.mark_preempting()
+            self._run.finish(exit_code=code)
             self._run = None
 
     def _read(self, name: str, kind: str, uri: str, into: str) -> dict[str, Any]:
@@ -146,6 +209,11 @@ class Client:
 
     def _artifact(self, name: str, kind: str) -> Any:
         return self.api.artifact(name, type=kind)
+
+
+def _floats(values: dict[str, Any]) -> dict[str, Any]:
+    """What JSON has no numbers for, as numbers."""
+    return {key: float(one) if isinstance(one, str) else one for key, one in values.items()}
 
 
 def _version(place: str, one: Any) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def _environment(job: JobView, what: Effective, wandb: WandbSpec, index: int) ->
         names.ENV_JOB_NAME: job.key.name,
         names.ENV_JOB_NAMESPACE: job.key.namespace,
         names.ENV_JOB_UID: job.uid,
+        names.ENV_IMAGE: what.image,
         names.ENV_NODE_INDEX: str(index),
         names.ENV_TERMINATION_GRACE_SECONDS: str(what.grace_seconds + grace(what)),
         names.ENV_COURIER: folder(job, what),

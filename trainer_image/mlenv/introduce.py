@@ -1,0 +1,52 @@
+"""What rank 0 says of its program, once, for the config of the job's run. No secret gets there knowingly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from mlenv import page, rows
+from mlenv.launch.logs import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlenv.job import Job
+
+CONFIG: Final = "config.json"
+"""In the run's folder, of a program with ``@ml.entry``: its parameters."""
+COMMIT: Final = ("MLENV_GIT_COMMIT", "GIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA")
+"""Variables in which a job or its image may name the commit that its program is of."""
+MAX_ARGS: Final = 200
+MAX_CONFIG: Final = 32 << 10
+
+
+def write(folder: Path, job: Job) -> None:
+    """Replace the page. Raises OSError when the disk does not take it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page.replace(folder, rows.ABOUT, json.dumps(page.finite(of(job, os.environ, sys.orig_argv))))
+
+
+def of(job: Job, env: Mapping[str, str], argv: list[str]) -> dict[str, Any]:
+    """The program with its arguments, its parameters, the world, and what it runs on."""
+    parameters: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        parameters = json.loads(page.content(job.run_dir / CONFIG, MAX_CONFIG))
+    return {
+        "argv": [mask(one)[:1000] for one in argv[:MAX_ARGS]],
+        "commit": next((env[name][:64] for name in COMMIT if env.get(name)), ""),
+        "world_size": job.world_size,
+        "nodes": job.num_nodes,
+        "device": job.device.type,
+        "seed": job.seed,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "parameters": parameters if isinstance(parameters, dict) else {},
+    }
