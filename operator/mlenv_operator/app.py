@@ -43,9 +43,10 @@ from mlenv_operator.adapters.rejections import Rejections
 from mlenv_operator.adapters.state import State
 from mlenv_operator.adapters.sweep import Sweep
 from mlenv_operator.adapters.tokens import TokenAuthenticator, TokenLimits
+from mlenv_operator.adapters.workers import work
 from mlenv_operator.core.world import CoreSettings, JobKey, NodeView, PodView
 from mlenv_operator.kube.client import Client, never_gated
-from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
+from mlenv_operator.kube.errors import NotFound
 from mlenv_operator.kube.leases import KubeLeaseStore
 from mlenv_operator.kube.resources import PRICE_BOOKS, TRAINING_JOBS
 from mlenv_operator.kube.tokens import review_token
@@ -55,7 +56,7 @@ from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime import heap
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.runtime.lease import LeadershipLostError, Lease, LeaseTiming, identity_of
-from mlenv_operator.runtime.workqueue import Backoff, QueueShutDown, WorkQueue
+from mlenv_operator.runtime.workqueue import Backoff, WorkQueue
 from mlenv_operator.settings import variable_of
 
 if TYPE_CHECKING:
@@ -195,7 +196,8 @@ def connect_parts(parts: Parts) -> None:
     parts.state.caches.environments.on_change(environment_changed)
     parts.state.caches.cluster_environments.on_change(environment_changed)
     parts.state.caches.price_books.on_change(parts.books.changed)
-    show_money(parts.metrics, parts.accountant, lambda: parts.launchers.leading)
+    accountant = None if parts.accounting is None else parts.accounting.accountant
+    show_money(parts.metrics, accountant, lambda: parts.launchers.leading)
 
 
 async def run(settings: Settings, metrics: Metrics | None = None) -> None:
@@ -215,7 +217,8 @@ async def run(settings: Settings, metrics: Metrics | None = None) -> None:
         connect_parts(parts := build(settings, transport, lease_transport, metrics))
         await _check_crds(parts.client)
         take_signals(parts.stop)
-        costs = serve_costs(settings, parts.client, parts.launchers.misdirected, SystemClock())
+        misdirected = parts.launchers.misdirected
+        costs = serve_costs(settings, parts.client, misdirected, SystemClock(), parts.books)
         async with serve(_http(parts), settings.http_host, settings.http_port) as port, costs:
             log.info("serving on port %d", port)
             await _run_parts(parts, transport)
@@ -295,7 +298,7 @@ async def _work_as_leader(parts: Parts) -> None:
             group.create_task(parts.accounting.bookkeeper.run(), name="bookkeeper")
         group.create_task(parts.books.run())
         for _ in range(parts.settings.workers):
-            group.create_task(_work(parts))
+            group.create_task(work(parts.queue, parts.reconciler, parts.metrics))
 
 
 async def _keep(parts: Parts) -> None:
@@ -304,40 +307,6 @@ async def _keep(parts: Parts) -> None:
     finally:
         parts.launchers.leading = False
         parts.metrics.leader.set(0)
-
-
-async def _work(parts: Parts) -> None:
-    """Take keys, one after the other, until the queue is shut down."""
-    with suppress(QueueShutDown):
-        while True:
-            key = await parts.queue.get()
-            try:
-                await _work_on(parts, key)
-            finally:
-                parts.queue.done(key)
-            # A look that asks the API server for nothing never waits: a cold start has one for every job.
-            await asyncio.sleep(0)
-
-
-async def _work_on(parts: Parts, key: JobKey) -> None:
-    """One key. What fails is tried again later; only the loss of the Lease ends the worker."""
-    try:
-        result = await parts.reconciler.reconcile(key)
-        parts.queue.forget(key)
-    except LeaseLost:
-        result = "lease lost"
-        parts.queue.add_failed(key)
-    except Conflict:
-        result = "conflict"
-        parts.queue.add_failed(key)
-    except ApiError as error:
-        result = "error"
-        again = parts.queue.add_failed(key, at_least_s=getattr(error, "retry_after_s", 0.0))
-        log.warning("%s/%s: %s; again in %.0f s", *key, error, again)
-    except Exception:
-        result = "bug"
-        log.exception("%s/%s: a mistake in this program; again in %.0f s", *key, parts.queue.add_failed(key))
-    parts.metrics.reconciles.labels(result).inc()
 
 
 def _on_event(parts: Parts) -> Any:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -22,6 +21,7 @@ from mlenv_operator.adapters.pace import Pace
 from mlenv_operator.adapters.pricebooks import Books
 from mlenv_operator.adapters.rejections import Rejections
 from mlenv_operator.adapters.state import State
+from mlenv_operator.adapters.workers import work
 from mlenv_operator.core.world import JobKey
 from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import FakeClock, SystemClock
@@ -56,8 +56,7 @@ async def test_jobs_that_need_nothing_leave_turns_to_others() -> None:
         queue.add(JobKey("team", str(number)))
     queue.shut_down()
     quick = Quick()
-    parts: Any = SimpleNamespace(queue=queue, reconciler=quick, metrics=Metrics())
-    worker = asyncio.create_task(app._work(parts))
+    worker = asyncio.create_task(work(queue, cast("Any", quick), Metrics()))
     turns = set[int]()
     while not worker.done():
         turns.add(len(quick.looked))
