@@ -93,5 +93,7 @@ def metadata(  # noqa: PLR0917
         "bytes": size,
         "time": whole.time,
         "good": one.good,
+        "sane": not whole.insane,
+        "reasons": list(whole.insane),
         "metrics": dict(list(whole.metrics.items())[:MAX_METRICS]),
     }

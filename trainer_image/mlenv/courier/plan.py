@@ -67,6 +67,8 @@ class Version:
     parts: tuple[tuple[int, str], ...] = ()
     """Of a head: (node, version) of what others carried."""
     expires: bool = False
+    sane: bool = True
+    """Whether no armed check speaks against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,6 @@ def _thin(
 
 
 def uploaded(heads: Sequence[Version], sealed: Sequence[Sealed]) -> Version | None:
-    """The newest checkpoint that the store surely has."""
+    """The newest checkpoint that the store surely has, and that may be gone on from."""
     alive = living({one.which for one in heads} | {one.which for one in sealed})
-    return next((one for one in _newest(heads) if one.verified and one.which in alive), None)
+    return next((one for one in _newest(heads) if one.verified and one.sane and one.which in alive), None)

@@ -210,6 +210,7 @@ def version(one: Mapping[str, Any], uid: str) -> Version | None:
             size=int(about["bytes"]),
             time=datetime.fromisoformat(str(about["time"])).astimezone(UTC),
             good=about.get("good") is True,
+            sane=about.get("sane") is not False,
             url=_run_page(str(one["url"]), naming.run(uid, int(about["node"]))),
             parts=tuple((int(node), str(name)) for node, name in sorted(about.get("parts", {}).items())),
             expires=about.get("expires") is True,
