@@ -24,7 +24,7 @@ def train(job: ml.Job, total: int, sanity: ml.Sanity, collapse: int = 0, **more:
     with ml.Session(job, report_every=0, checkpoint=checkpoint, net=net, opt=opt) as run:
         for _ in run.steps(total):
             opt.zero_grad()
-            net.weight.square().mean().backward()
+            net.weight.square().mean().backward()  # type: ignore[no-untyped-call, unused-ignore]
             opt.step()
             if run.step + 1 == collapse:
                 with torch.no_grad():

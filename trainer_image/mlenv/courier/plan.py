@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlenv.ckpt import retain
+from mlenv.courier import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -192,6 +193,13 @@ def _thin(
             elif one.which.attempt < attempt and not one.expires:
                 actions.append(Expire(one))
     return actions
+
+
+def honours(version: Version, heads: Sequence[Version]) -> tuple[str, ...]:
+    """The aliases that this version gets once it is verified: it may be the newest sane one by then."""
+    same = [one for one in heads if one.which.attempt == version.which.attempt and one.which != version.which]
+    newer = [one for one in same if one.verified and one.good and one.which.step > version.which.step]
+    return (naming.sane(version.which.attempt),) if version.good and not newer else ()
 
 
 def uploaded(heads: Sequence[Version], sealed: Sequence[Sealed]) -> Version | None:

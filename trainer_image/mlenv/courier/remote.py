@@ -83,14 +83,23 @@ class Store:
             seconds=int(seconds),
         )
 
-    def check(self, version: Version, files: list[tuple[str, int, str]], scratch: Path) -> list[str]:
-        """Read a version back; what is wrong with it, in words. What is right is marked as verified."""
+    def check(
+        self,
+        version: Version,
+        files: list[tuple[str, int, str]],
+        scratch: Path,
+        aliases: tuple[str, ...] = (),
+    ) -> list[str]:
+        """Read a version back; what is wrong with it, in words. What is right is marked as verified, and gets
+        `aliases`.
+        """
         kind, seconds = _kind(version.node), patience(version.size)
         wrong: list[str] = self._do(
             "check", seconds, name=version.name, kind=kind, files=files, scratch=str(scratch)
         )
         if not wrong:
-            self._do("mark", SHORT_SECONDS, name=version.name, kind=kind, metadata={"verified": True})
+            mark = {"metadata": {"verified": True}, "aliases": list(aliases)}
+            self._do("mark", SHORT_SECONDS, name=version.name, kind=kind, **mark)
         return wrong
 
     def read(self, version: str, node: int, uri: str, into: Path, size: int) -> tuple[int, str]:

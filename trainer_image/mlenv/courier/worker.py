@@ -110,10 +110,11 @@ class Client:
         shutil.rmtree(scratch, ignore_errors=True)
         return wrong
 
-    def _mark(self, name: str, kind: str, metadata: dict[str, Any]) -> None:
-        """Add to what is written beside a version."""
+    def _mark(self, name: str, kind: str, metadata: dict[str, Any], aliases: list[str]) -> None:
+        """Add to what is written beside a version, and to its aliases."""
         artifact = self._artifact(name, kind)
         artifact.metadata = {**artifact.metadata, **metadata}
+        artifact.aliases = [*artifact.aliases, *(one for one in aliases if one not in artifact.aliases)]
         artifact.save()
 
     def _drop(self, name: str, kind: str) -> None:

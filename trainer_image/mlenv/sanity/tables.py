@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROWS: Final = 256
 """Of each rank's part of a table."""
-DIMS: Final = 64
+DIMS: Final = 32
 """The first so many numbers of a row: what ranks tell each other stays small."""
 TABLES: Final = 32
 
