@@ -86,3 +86,16 @@ def test_the_last_sane_ones_stay(job: ml.Job) -> None:
 def test_none_of_what_is_well_is_refused(job: ml.Job) -> None:
     train(job, 8, ml.Sanity(armed=CHECKS))
     assert all(one.good and not one.remarks for one in seals(job).values())
+
+
+def test_where_none_was_ever_sane_a_person_decides(job: ml.Job, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train(job, 1000, ARMED, collapse=1)
+    assert caught.value.code == 77
+    assert "to go back to a person, as no checkpoint was sane" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        train(job, 8, ARMED)
+    assert caught.value.code == 78
+    assert "it is not sane" in capsys.readouterr().err
+    run = train(job, 1000, ml.Sanity(), nonfinite="allow")
+    assert run.step == 1000

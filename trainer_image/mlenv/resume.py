@@ -309,7 +309,12 @@ class Keeper:
         why = stats.errors[-1] if stats.errors else "another rank says so"
         if self.ends is ExitCode.RETRY:
             return f"{stats.failed_in_a_row} checkpoints in a row were not written: {why}. Exit code 75"
-        back = f"the checkpoint of step {newest}" if newest else "the beginning, as there is no checkpoint"
+        none = (
+            "a person, as no checkpoint was sane"
+            if stats.insane
+            else "the beginning, as there is no checkpoint"
+        )
+        back = f"the checkpoint of step {newest}" if newest else none
         what = "the state is not sane" if stats.insane else "the state is not finite, and does not heal"
         return f"{what}: {why}. Exit code 77, to go back to {back}"
 

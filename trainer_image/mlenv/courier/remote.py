@@ -90,9 +90,7 @@ class Store:
         scratch: Path,
         aliases: tuple[str, ...] = (),
     ) -> list[str]:
-        """Read a version back; what is wrong with it, in words. What is right is marked as verified, and gets
-        `aliases`.
-        """
+        """Read a version back; what is wrong, in words. What is right is marked, and gets `aliases`."""
         kind, seconds = _kind(version.node), patience(version.size)
         wrong: list[str] = self._do(
             "check", seconds, name=version.name, kind=kind, files=files, scratch=str(scratch)
