@@ -44,6 +44,30 @@ def test_what_goes_bad_in_the_last_step_is_no_success(rig: Rig, server: Server) 
     assert gang.went_on_from() == 10
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, {"SHARDS": "1"}], ids=["ddp", "fsdp"])
+def test_what_is_not_sane_is_sealed_and_the_next_attempt_goes_on_before_it(
+    rig: Rig, server: Server, how: dict[str, str]
+) -> None:
+    """A metric falls below its floor; the probe is asked by all ranks at every save, and changes nothing."""
+    whole = Gang(rig, server, "u", STEPS="40", **how)
+    whole.start()
+    wanted = whole.until_done()
+    gang = Gang(rig, server, STEPS="40", INSANE="7", **how)
+    gang.start()
+    for pod in range(2):
+        gang.until_failed(pod)
+        said(gang, f"rank {pod} failed with exit code 77: mlenv: the state is not sane: metric_floor", pod)
+    sealed = [one.name for one in gang.sealed(0)]
+    assert "step-000000000005.a1" in sealed
+    assert len(sealed) > 1
+    gang.start()
+    ends = gang.until_done()
+    assert gang.went_on_from() == 5
+    assert [end["weights"] for end in ends] == [end["weights"] for end in wanted]
+    assert witness(ends) == witness(wanted)
+
+
 def ended_at(gang: Gang) -> Any:
     line = next(one for one in gang.text().splitlines() if "ended with exit code 77 at step" in one)
     return int(line.partition("at step ")[2].partition(",")[0])

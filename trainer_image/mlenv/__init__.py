@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlenv.dist import wrap
     from mlenv.job import Job, init
     from mlenv.resume import Checkpoints
+    from mlenv.sanity.rules import Sanity
     from mlenv.session import Session
     from mlenv.trainer import Trainer
 
@@ -25,6 +26,7 @@ __all__ = [
     "Checkpointer",
     "Checkpoints",
     "Job",
+    "Sanity",
     "Session",
     "Stream",
     "Trainer",
@@ -39,6 +41,7 @@ _HOMES: Final = {
     "Checkpointer": "mlenv.ckpt.checkpointer",
     "Checkpoints": "mlenv.resume",
     "Job": "mlenv.job",
+    "Sanity": "mlenv.sanity.rules",
     "Session": "mlenv.session",
     "Stream": "mlenv.data.stream",
     "Trainer": "mlenv.trainer",

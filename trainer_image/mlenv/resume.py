@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlenv.ckpt.restore import Start
     from mlenv.ckpt.seal import Seal
     from mlenv.job import Job
+    from mlenv.sanity.rules import Sanity
 
 KEEP: Final = retain.Policy()
 FOLDER: Final = "checkpoints"
@@ -52,9 +53,12 @@ class Checkpoints:
     nonfinite: Rule = "refuse"
     """What becomes of a checkpoint when the state, or the committed loss, has NaN or infinities. "refuse":
     there is none, and the one before stays the newest. "allow": it is made, and its seal says so."""
+    sanity: Sanity | None = None
+    """Checks beyond that: see `mlenv.sanity.rules.Sanity`."""
     rollback_after: int | None = 2
-    """So many refused in a row because the state is not finite, and all ranks end with exit code 77, to go
-    on from the newest checkpoint: such a state does not heal. None: never."""
+    """So many in a row refused because the state is not finite, or found not sane by armed checks, and all
+    ranks end with exit code 77, to go on from the newest good checkpoint: such a state does not heal. None:
+    never."""
     retry_after: int | None = None
     """So many in a row that could not be written, and all ranks end with exit code 75. None: training goes
     on, and it is said each time."""
@@ -126,6 +130,7 @@ class Keeper:
             keep=policy.keep,
             per_node=per_node,
             nonfinite=policy.nonfinite,
+            sanity=policy.sanity,
             say=self._hear,
             **self._living,
         )
@@ -313,8 +318,14 @@ class Keeper:
         why = stats.errors[-1] if stats.errors else "another rank says so"
         if self.ends is ExitCode.RETRY:
             return f"{stats.failed_in_a_row} checkpoints in a row were not written: {why}. Exit code 75"
-        back = f"the checkpoint of step {newest}" if newest else "the beginning, as there is no checkpoint"
-        return f"the state is not finite, and does not heal: {why}. Exit code 77, to go back to {back}"
+        none = (
+            "a person, as no checkpoint was sane"
+            if stats.insane
+            else "the beginning, as there is no checkpoint"
+        )
+        back = f"the checkpoint of step {newest}" if newest else none
+        what = "the state is not sane" if stats.insane else "the state is not finite, and does not heal"
+        return f"{what}: {why}. Exit code 77, to go back to {back}"
 
     def _save(self, step: int, facts: dict[str, Any]) -> None:
         began = time.monotonic()

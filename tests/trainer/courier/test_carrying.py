@@ -39,6 +39,33 @@ class TestCarrying:
         assert report.uploaded.url.endswith(f"/ada/{pod.config.project}/runs/uid-1")
         assert list(pod.spool.work.iterdir()) == []
 
+    def test_the_newest_sane_one_of_an_attempt_has_an_alias_and_the_others_their_reasons(
+        self, pod: Pod
+    ) -> None:
+        why = ("embedding_collapse: rows of net.weight are alike",)
+        put(pod.folder, 100)
+        put(pod.folder, 200)
+        put(pod.folder, 300, insane=why)
+        pod.carry()
+        listed = pod.store._do("list", 60, place=place(pod), kind="checkpoint")
+        found = {one["metadata"]["step"]: one for one in listed}
+        assert {step: "sane-a1" in one["aliases"] for step, one in found.items()} == {
+            100: False,
+            200: True,
+            300: False,
+        }
+        assert found[300]["metadata"]["sane"] is False
+        assert found[300]["metadata"]["reasons"] == list(why)
+        assert found[200]["metadata"]["sane"] is True
+        report = pages.read(pod.own, pages.REPORT, pages.Report)
+        assert report is not None
+        assert report.uploaded is not None
+        assert report.uploaded.step == 200
+        put(pod.folder, 400)
+        pod.carry()
+        listed = pod.store._do("list", 60, place=place(pod), kind="checkpoint")
+        assert [one["metadata"]["step"] for one in listed if "sane-a1" in one["aliases"]] == [400]
+
     def test_the_same_seal_twice_is_one_version(self, pod: Pod) -> None:
         put(pod.folder, 100)
         pod.turn()
@@ -239,3 +266,7 @@ class TestProcess:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert pod.stored() == [(200, 1, True), (100, 1, True)]
+
+
+def place(pod: Pod) -> str:
+    return f"ada/{pod.config.project}/ranker-uid-1-ckpt"

@@ -36,6 +36,8 @@ LANES = int(os.environ.get("LANES", "6"))
 DROPOUT = float(os.environ.get("DROPOUT", "0.3"))
 SHARDS = "SHARDS" in os.environ
 """fully_shard instead of DDP."""
+INSANE = int(os.environ.get("INSANE", "0"))
+"""From this step on, in the first attempt, a metric is below the floor that an armed check holds."""
 NEWEST = int(os.environ.get("NEWEST", "0"))
 
 
@@ -115,10 +117,15 @@ data = ml.Stream(Path(DATA), 24, lanes=LANES, tail="carry")
 net = distributed()
 opt = torch.optim.AdamW(net.parameters(), 0.01)
 torch.manual_seed(100 + job.rank)
+line_of_numbers = torch.linspace(0, 1, 8).unsqueeze(1)
+sanity = ml.Sanity(
+    armed=("metric_floor", "probe"), floors={"quality": 0.5}, probe=lambda: net(line_of_numbers)
+)
 seconds = float(EVERY[:-1]) if EVERY.endswith("s") else None
 policy = ml.Checkpoints(
     every_steps=None if seconds else int(EVERY),
     every_seconds=seconds,
+    sanity=sanity if INSANE else None,
     keep=retain.Policy(newest=NEWEST) if NEWEST else retain.Policy(),
 )
 log = (OUT / f"steps-{job.attempt}-{job.rank}").open("w")
@@ -135,7 +142,8 @@ with ml.Session(job, report_every=0, checkpoint=policy, net=net, opt=opt, data=d
             opt.state[next(net.parameters())]["exp_avg"].view(-1)[0] = float("nan")
         line = [run.step + 1, batch.ids.tolist(), digest(), loss.item()]
         print(json.dumps(line), file=log, flush=True)
-        run.commit(loss=loss)
+        bad = job.attempt == 1 and run.step + 1 >= INSANE
+        run.commit(loss=loss, **({"quality": 1.0 - bad} if INSANE else {}))
         if SLOWLY:
             time.sleep(0.02)
         if now(DIE, run, step=run.step):

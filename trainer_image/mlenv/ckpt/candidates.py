@@ -82,7 +82,7 @@ def choose(
     What attempts before `since` saved is not looked at, as if it were not there. `ceiling` is a step that
     nothing newer may be used than (0 is back to the beginning: then nothing is, and training starts anew);
     `only` the digest of the one that may be used. `finite` refuses those that were made although they hold
-    NaN or infinities.
+    NaN or infinities, or failed an armed check.
     """
     choice = Choice()
     against = partial(_against, job=job, ceiling=ceiling, only=only, finite=finite)
@@ -129,6 +129,8 @@ def _against(
         return f"the job's record names another one ({only[:12]})"
     if finite and whole.nonfinite:
         return f'it is not finite, which only nonfinite="allow" goes on from: {whole.nonfinite}'
+    if finite and whole.insane:
+        return f'it is not sane, which only nonfinite="allow" goes on from: {whole.insane[0]}'
     return ""
 
 

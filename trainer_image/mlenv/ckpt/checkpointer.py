@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from mlenv import __version__, spent, state
@@ -21,14 +20,16 @@ from mlenv import job as jobs
 from mlenv.ckpt import durable, failpoints, gate, group, listing, retain, rng, seal, things, warm, writer
 from mlenv.ckpt.errors import CheckpointError, ListingFailed
 from mlenv.ckpt.house import House
-from mlenv.ckpt.place import Place
 from mlenv.ckpt.restore import Restore, Start
 from mlenv.ckpt.snapshot import Stage
 from mlenv.ckpt.stats import Stats
+from mlenv.sanity.watch import Watch, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
+
+    from mlenv.sanity.rules import Sanity
 
 KEEP: Final = retain.Policy()
 
@@ -62,6 +63,7 @@ class Checkpointer:
         keep: retain.Policy = KEEP,
         per_node: bool = False,
         nonfinite: gate.Rule = "refuse",
+        sanity: Sanity | None = None,
         say: Callable[[str], None] | None = None,
         **living: Any,
     ) -> None:
@@ -72,14 +74,15 @@ class Checkpointer:
             raise ValueError(f"every={every}: a checkpoint is written every so many steps, at least 1")
         self.stats: Final = Stats()
         self.sealed: seal.Seal | None = None
-        """The newest that this run wrote."""
+        """The newest that this run wrote and that is to be gone on from."""
         self._living = living
         self._every = every
         self._nonfinite = nonfinite
         self._gate = gate.Gate(living)
+        self._watch = Watch(sanity, living) if sanity else None
         self._say = say or _print
         self._job = jobs.current_or_read()
-        self._groups = _form(self._job, Path(folder), per_node=per_node)
+        self._groups = group.of(self._job, Path(folder), per_node=per_node)
         self.house: Final = House(self._groups, self._job.uid, keep, self._tell)
         self._stage = Stage()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -179,6 +182,8 @@ class Checkpointer:
             parent=self._parent,
         )
         with spent.clock.on(spent.CHECKPOINT_SAVE):
+            if self._watch is not None:
+                self._watch.probe()
             work = self._snapshot(head)
         copied = time.monotonic()
         self.stats.stalled += copied - began
@@ -280,11 +285,32 @@ class Checkpointer:
             work = dataclasses.replace(
                 work, head=work.head.model_copy(update={"nonfinite": verdict.text[:1000]})
             )
-        self.sealed = writer.Save(groups.place, groups.every, groups.team, work).run()
-        self._parent = seal.digest(self.sealed)
-        self.stats.succeed(copied)
-        self.heard(self.sealed)
+        work = self._weighed(work)
+        whole = writer.Save(groups.place, groups.every, groups.team, work).run()
+        self._parent = seal.digest(whole)
+        if whole.insane:
+            self._doubted(whole)
+        else:
+            self.sealed = whole
+            self.stats.succeed(copied)
+            self.heard(whole)
         self.house.tidy()
+
+    def _weighed(self, work: writer.Work) -> writer.Work:
+        """With what the checks of all ranks together say."""
+        if (watch := self._watch) is None:
+            return work
+        measured = self._groups.every.together(
+            "looking whether it is sane", lambda: watch.measure(work.copies, work.head)
+        )
+        return dataclasses.replace(work, head=told(work.head, watch.judge(measured), self._tell))
+
+    def _doubted(self, whole: seal.Seal) -> None:
+        self.stats.doubt(whole.insane[0])
+        self._tell(
+            f"the checkpoint of step {whole.step} is not sane ({self.stats.refused_in_a_row} in a row): "
+            f"{'; '.join(whole.insane)}. It is kept for people to look at; nothing goes on from it"
+        )
 
     def failed(self, step: int, why: str) -> None:
         """Count and tell that there is no checkpoint of `step`; called on all ranks."""
@@ -347,22 +373,6 @@ _VERSIONS: Final = {
     "torch": str(torch.__version__),
     "python": platform.python_version(),
 }
-
-
-def _form(job: jobs.Job, folder: Path, *, per_node: bool) -> group.Groups:
-    """Groups of our own: one for training's thread, one for the writing thread, one for each copy."""
-    size = dist.get_world_size() if dist.is_initialized() else 1
-    everybody = range(size)
-    control = group.form(everybody)
-    by_node: dict[int, list[int]] = {}
-    for rank, node in enumerate(control.gather(job.node_index)):
-        by_node.setdefault(node, []).append(rank)
-    nodes = tuple(tuple(ranks) for _, ranks in sorted(by_node.items()))
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    place = Place(rank, nodes, folder.absolute(), per_node=per_node)
-    every = group.form(everybody)
-    teams = [group.form(place.writers(copy)) if per_node else every for copy in range(place.copies)]
-    return group.Groups(place, control, every, teams[place.copy] if place.copy is not None else every)
 
 
 def _code() -> str:

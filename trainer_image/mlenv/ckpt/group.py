@@ -12,11 +12,13 @@ import torch
 import torch.distributed as dist
 
 from mlenv.ckpt.errors import CheckpointError, TogetherFailed
+from mlenv.ckpt.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from mlenv.ckpt.place import Place
+    from mlenv.job import Job
 
 T = TypeVar("T")
 TIMEOUT: Final = timedelta(minutes=30)
@@ -131,3 +133,19 @@ def joined(failures: dict[int, str]) -> str:
     for rank, text in failures.items():
         by_text.setdefault(text, []).append(rank)
     return "; ".join(f"rank {', '.join(map(str, ranks))}: {text}" for text, ranks in by_text.items())
+
+
+def of(job: Job, folder: Path, *, per_node: bool) -> Groups:
+    """Groups of our own: one for training's thread, one for the writing thread, one for each copy."""
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    everybody = range(size)
+    control = form(everybody)
+    by_node: dict[int, list[int]] = {}
+    for rank, node in enumerate(control.gather(job.node_index)):
+        by_node.setdefault(node, []).append(rank)
+    nodes = tuple(tuple(ranks) for _, ranks in sorted(by_node.items()))
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    place = Place(rank, nodes, folder.absolute(), per_node=per_node)
+    every = form(everybody)
+    teams = [form(place.writers(copy)) if per_node else every for copy in range(place.copies)]
+    return Groups(place, control, every, teams[place.copy] if place.copy is not None else every)

@@ -134,6 +134,6 @@ def kept_of(found: listing.Found, metric: str | None = None) -> retain.Kept:
         attempt=found.attempt,
         size=found.seal.size,
         time=datetime.fromisoformat(found.seal.time),
-        good=not found.seal.nonfinite,
+        good=found.seal.good,
         score=-score if metric and metric.startswith("-") and score is not None else score,
     )

@@ -32,7 +32,7 @@ class Policy:
     """What to keep."""
 
     newest: int = 2
-    """So many of the newest."""
+    """So many of the newest, and so many of the newest good ones."""
     hours: int = 0
     """The newest of each of so many hours back."""
     best: bool = True
@@ -98,9 +98,9 @@ def _sacred(ordered: Sequence[Kept], running_from: str | None) -> set[str]:
 
 
 def _wanted(ordered: Sequence[Kept], policy: Policy) -> set[str]:
-    wanted = {one.digest for one in ordered[: policy.newest]} | {
-        one.digest for one in _hourly(ordered, policy)
-    }
+    good = [one for one in ordered if one.good]
+    lately = (*ordered[: policy.newest], *good[: policy.newest], *_hourly(ordered, policy))
+    wanted = {one.digest for one in lately}
     best = _best(ordered)
     return wanted | ({best.digest} if policy.best and best else set())
 

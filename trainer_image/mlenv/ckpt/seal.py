@@ -140,6 +140,10 @@ class Seal(_Value):
     """How the loss has been lately, where it was committed."""
     nonfinite: Text = ""
     """What in it is not finite, where that was allowed; empty: it passed the gate."""
+    insane: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+    """Why nothing is to go on from it: what armed checks say. Empty: they have nothing against it."""
+    remarks: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+    """What checks say that only observe."""
     parent: Hex64 | None = None
     """The checkpoint that this run went on from, or wrote before."""
 
@@ -148,6 +152,11 @@ class Seal(_Value):
         _refuse_twins("file", [part.uri for part in self.parts])
         _refuse_twins("tensor", [tensor.name for tensor in self.tensors])
         return self
+
+    @property
+    def good(self) -> bool:
+        """Whether it is finite, and sane as far as armed checks say."""
+        return not self.nonfinite and not self.insane
 
     @property
     def size(self) -> int:

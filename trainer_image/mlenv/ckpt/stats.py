@@ -21,7 +21,9 @@ class Stats:
     """Snapshots that were not written because they held what is not finite."""
     refused_in_a_row: int = 0
     spoilt: int = 0
-    """Of these in a row, those in which the state itself was not finite."""
+    """Of these in a row, those in which the state itself was not finite, or not sane."""
+    insane: bool = False
+    """Whether the last one was sealed, and an armed check speaks against going on from it."""
     stalled: float = 0.0
     """Seconds that training stood still: waiting for the save before, and copying."""
     waited: float = 0.0
@@ -44,6 +46,7 @@ class Stats:
         """One is sealed, of the state as it was at `copied`."""
         self.saved += 1
         self.failed_in_a_row = self.refused_in_a_row = self.spoilt = 0
+        self.insane = False
         self.newest = copied
 
     def fail(self, why: str) -> None:
@@ -57,7 +60,13 @@ class Stats:
         self.refused += 1
         self.refused_in_a_row += 1
         self.spoilt = self.spoilt + 1 if state else 0
+        self.insane = False
         self._note(why)
+
+    def doubt(self, why: str) -> None:
+        """One is sealed, and not to be gone on from."""
+        self.refuse(why, state=True)
+        self.insane = True
 
     def warning(self, now: float) -> str:
         """What it means by now that there is no newer checkpoint; nothing at first."""

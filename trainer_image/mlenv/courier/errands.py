@@ -68,7 +68,8 @@ class Errands:
         data = seal.encode(whole)
         files.append((names.SEAL, len(data), durable.digest(data)))
         failpoints.hit("checking")
-        wrong = self._store.check(version, files, self._spool.work / "read-back")
+        aliases = plan.honours(version, self._store.heads()) if version.node == 0 else ()
+        wrong = self._store.check(version, files, self._spool.work / "read-back", aliases)
         if wrong:
             self._store.delete(version)
             raise StoreFailed(Fault(Kind.OTHER, f"{version.name} is not what was sent: {wrong[0]}"))
@@ -93,5 +94,7 @@ def metadata(  # noqa: PLR0917
         "bytes": size,
         "time": whole.time,
         "good": one.good,
+        "sane": not whole.insane,
+        "reasons": list(whole.insane),
         "metrics": dict(list(whole.metrics.items())[:MAX_METRICS]),
     }

@@ -31,6 +31,11 @@ def aliases(name: str, attempt: int, node: int | None) -> tuple[str, ...]:
     return (f"{name}{tail}", f"attempt-{attempt}{tail}")
 
 
+def sane(attempt: int) -> str:
+    """The alias of the newest sane checkpoint of one attempt: no other attempt's moves it."""
+    return f"sane-a{attempt}"
+
+
 def run(uid: str, node: int) -> str:
     """The id of the run that logs them: node 0 is the only one that writes the job's own."""
     return uid if node == 0 else f"{uid}-node-{node}"

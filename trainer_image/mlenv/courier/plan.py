@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlenv.ckpt import retain
+from mlenv.courier import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,6 +68,8 @@ class Version:
     parts: tuple[tuple[int, str], ...] = ()
     """Of a head: (node, version) of what others carried."""
     expires: bool = False
+    sane: bool = True
+    """Whether no armed check speaks against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,14 @@ def _thin(
     return actions
 
 
+def honours(version: Version, heads: Sequence[Version]) -> tuple[str, ...]:
+    """The aliases that this version gets once it is verified: it may be the newest sane one by then."""
+    same = [one for one in heads if one.which.attempt == version.which.attempt and one.which != version.which]
+    newer = [one for one in same if one.verified and one.good and one.which.step > version.which.step]
+    return (naming.sane(version.which.attempt),) if version.good and not newer else ()
+
+
 def uploaded(heads: Sequence[Version], sealed: Sequence[Sealed]) -> Version | None:
-    """The newest checkpoint that the store surely has."""
+    """The newest checkpoint that the store surely has, and that may be gone on from."""
     alive = living({one.which for one in heads} | {one.which for one in sealed})
-    return next((one for one in _newest(heads) if one.verified and one.which in alive), None)
+    return next((one for one in _newest(heads) if one.verified and one.sane and one.which in alive), None)

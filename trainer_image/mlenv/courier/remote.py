@@ -80,14 +80,21 @@ class Store:
             seconds=int(seconds),
         )
 
-    def check(self, version: Version, files: list[tuple[str, int, str]], scratch: Path) -> list[str]:
-        """Read a version back; what is wrong with it, in words. What is right is marked as verified."""
+    def check(
+        self,
+        version: Version,
+        files: list[tuple[str, int, str]],
+        scratch: Path,
+        aliases: tuple[str, ...] = (),
+    ) -> list[str]:
+        """Read a version back; what is wrong, in words. What is right is marked, and gets `aliases`."""
         kind, seconds = _kind(version.node), patience(version.size)
         wrong: list[str] = self._do(
             "check", seconds, name=version.name, kind=kind, files=files, scratch=str(scratch)
         )
         if not wrong:
-            self._do("mark", SHORT_SECONDS, name=version.name, kind=kind, metadata={"verified": True})
+            mark = {"metadata": {"verified": True}, "aliases": list(aliases)}
+            self._do("mark", SHORT_SECONDS, name=version.name, kind=kind, **mark)
         return wrong
 
     def find(self, name: str, *, finite: bool) -> Version:
@@ -274,6 +281,7 @@ def version(one: Mapping[str, Any], uid: str) -> Version | None:
             size=int(about["bytes"]),
             time=datetime.fromisoformat(str(about["time"])).astimezone(UTC),
             good=about.get("good") is True,
+            sane=about.get("sane") is not False,
             url=_run_page(str(one["url"]), naming.run(uid, int(about["node"]))),
             parts=tuple((int(node), str(name)) for node, name in sorted(about.get("parts", {}).items())),
             expires=about.get("expires") is True,

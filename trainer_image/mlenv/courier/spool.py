@@ -120,6 +120,6 @@ def sealed(whole: seal.Seal, digest: str) -> plan.Sealed:
         which=plan.Identity(whole.step, whole.attempt, digest),
         size=sum(one.size for one in plan.needed(whole)),
         time=datetime.fromisoformat(whole.time),
-        good=not whole.nonfinite,
+        good=whole.good,
         nodes=frozenset(carriers),
     )

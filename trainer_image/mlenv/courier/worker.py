@@ -192,10 +192,11 @@ class Client:
         if not list(Path(folder).glob("*.wandb.synced")):
             raise RuntimeError(" ".join((done.stdout + done.stderr).split())[-400:])
 
-    def _mark(self, name: str, kind: str, metadata: dict[str, Any]) -> None:
-        """Add to what is written beside a version."""
+    def _mark(self, name: str, kind: str, metadata: dict[str, Any], aliases: list[str]) -> None:
+        """Add to what is written beside a version, and to its aliases."""
         artifact = self._artifact(name, kind)
         artifact.metadata = {**artifact.metadata, **metadata}
+        artifact.aliases = [*artifact.aliases, *(one for one in aliases if one not in artifact.aliases)]
         artifact.save()
 
     def _drop(self, name: str, kind: str) -> None:
