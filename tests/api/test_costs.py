@@ -184,7 +184,19 @@ def proxied(kubectl: Kubectl, port: int) -> Iterator[None]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"namespace": HOME, "name": "operator-0"},
-        "spec": {"containers": [{"name": "operator", "image": "none"}]},
+        "spec": {
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "operator",
+                    "image": "none",
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+        },
     }
     pieces = {
         "apiVersion": "discovery.k8s.io/v1",
