@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from mlenv.ckpt import rng
 from mlenv.sanity import tables
@@ -58,7 +59,15 @@ class Watch:
         finally:
             for part in training:
                 part.training = True
+            self._shard_again()
             rng.restore(generators)
+
+    def _shard_again(self) -> None:
+        """FSDP's outermost module keeps its parameters whole after a forward, until a backward comes."""
+        for model in self._models:
+            for part in model.modules():
+                if isinstance(part, FSDPModule):
+                    part.reshard()
 
     def measure(self, copies: Mapping[str, torch.Tensor], head: Seal) -> Measured:
         """This rank's part."""
