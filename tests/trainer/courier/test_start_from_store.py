@@ -84,7 +84,7 @@ def test_one_that_was_never_verified_is_refused(
     pod: Pod, elder: Training, start: Callable[[str], Training], capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = max(pod.store.heads(), key=lambda one: one.which.step)
-    pod.store._do("mark", 60.0, name=newest.name, kind="checkpoint", metadata={"verified": False})
+    pod.store._do("mark", 60.0, name=newest.name, kind="checkpoint", metadata={"verified": False}, aliases=[])
     with pytest.raises(SystemExit) as ended:
         start(newest.name)
     assert ended.value.code == 78
