@@ -143,7 +143,8 @@ with ml.Session(job, report_every=0, checkpoint=policy, net=net, opt=opt, data=d
         line = [run.step + 1, batch.ids.tolist(), digest(), loss.item()]
         print(json.dumps(line), file=log, flush=True)
         bad = job.attempt == 1 and run.step + 1 >= INSANE
-        run.commit(loss=loss, **({"quality": 1.0 - bad} if INSANE else {}))
+        more: dict[str, Any] = {"quality": 1.0 - bad} if INSANE else {}
+        run.commit(loss=loss, **more)
         if SLOWLY:
             time.sleep(0.02)
         if now(DIE, run, step=run.step):
