@@ -121,12 +121,14 @@ def variable_of(name: str) -> str:
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
     known = {variable_of(one.name) for one in dataclasses.fields(Settings)}
-    # Kubernetes adds <SERVICE>_SERVICE_HOST, _PORT… for every Service, and ours is named mlenv-operator.
-    links = ("SERVICE_", "PORT")
+    # Kubernetes adds <SERVICE>_SERVICE_HOST, _PORT and more for every Service, and ours begin as settings do.
+    host = "_SERVICE_HOST"
+    services = [name.removesuffix(host) for name in environment if name.endswith(host)]
+    links = tuple(f"{service}_{what}" for service in services for what in ("SERVICE_", "PORT"))
     return [
         f"- {name} is no setting; is it spelled right?"
         for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in known and not name.removeprefix(PREFIX).startswith(links)
+        if name.startswith(PREFIX) and name not in known and not name.startswith(links)
     ]
 
 

@@ -55,10 +55,10 @@ def test_lease_timings_must_fit_together() -> None:
         Settings.from_environment(LEAST | {"MLENV_OPERATOR_LEASE_DURATION_S": "5"})
 
 
-def test_variables_that_kubernetes_adds_for_our_service_are_no_mistake() -> None:
-    links = {
-        "MLENV_OPERATOR_SERVICE_HOST": "10.0.0.1",
-        "MLENV_OPERATOR_PORT_8080_TCP": "x",
-        "MLENV_OPERATOR_PORT": "y",
-    }
+@pytest.mark.parametrize("service", ["MLENV_OPERATOR", "MLENV_OPERATOR_COSTS"])
+def test_variables_that_kubernetes_adds_for_services_are_no_mistake(service: str) -> None:
+    links = {f"{service}_SERVICE_HOST": "10.0.0.1", f"{service}_PORT_8081_TCP": "x", f"{service}_PORT": "y"}
     assert Settings.from_environment(LEAST | links).workers == 32
+    del links[f"{service}_SERVICE_HOST"]
+    with pytest.raises(SettingsError, match=f"{service}_PORT is no setting"):
+        Settings.from_environment(LEAST | links)
