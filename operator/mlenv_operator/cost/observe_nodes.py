@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from mlenv_api import names
 from mlenv_operator.cost.facts import SECOND, Node, NodeMark, NodeUse
 from mlenv_operator.cost.moments import parsed
+from mlenv_operator.cost.prices import provider_of
 from mlenv_operator.cost.resources import of_list
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _GPU_COUNT: Final = (
     "cloud.google.com/gke-accelerator-count",
 )
 """What a machine will have, said before its device plugin runs."""
-_PROVIDERS: Final = {"aws": "aws", "gce": "gcp", "azure": "azure"}
+_CLOUDS: Final = frozenset({"aws", "gcp", "azure"})
 _BOOT_TAINTS: Final = frozenset(
     {"node.cloudprovider.kubernetes.io/uninitialized", "karpenter.sh/unregistered"}
 )
@@ -76,7 +77,7 @@ def machine(raw: Mapping[str, Any]) -> Node:
     """The machine behind a node, as far as the node tells; see `later` for what it tells later."""
     meta, status = raw["metadata"], raw.get("status") or {}
     labels: Mapping[str, str] = meta.get("labels") or {}
-    provider = _provider((raw.get("spec") or {}).get("providerID") or "")
+    provider = provider_of((raw.get("spec") or {}).get("providerID") or "")
     has = of_list(status.get("capacity"))
     return Node(
         uid=meta.get("uid") or "",
@@ -106,6 +107,7 @@ def later(known: Node, seen: Node) -> Node:
         region=known.region or seen.region,
         zone=known.zone or seen.zone,
         instance_type=known.instance_type or seen.instance_type,
+        capacity_type=known.capacity_type or seen.capacity_type,
         reservation=known.reservation or seen.reservation,
         gpus=max(known.gpus, seen.gpus),
         gpu_model=known.gpu_model or seen.gpu_model,
@@ -178,13 +180,8 @@ def next_mark(
     return NodeMark(node_uid, at, use)
 
 
-def _provider(provider_id: str) -> str:
-    scheme = provider_id.partition("://")[0] if "://" in provider_id else ""
-    return _PROVIDERS.get(scheme, scheme)
-
-
 def _capacity_type(labels: Mapping[str, str], provider: str) -> str:
-    """One of on-demand, spot, reserved, savings-plan, capacity-block, on-prem."""
+    """One of on-demand, spot, reserved, savings-plan, capacity-block, on-prem; empty while nothing says."""
     said = _first(labels, _CAPACITY).lower().replace("_", "-")
     if _first(labels, _RESERVATION_KIND) == "capacity-block":
         return "capacity-block"
@@ -194,7 +191,9 @@ def _capacity_type(labels: Mapping[str, str], provider: str) -> str:
         return "spot"
     if _first(labels, _RESERVATION):
         return "reserved"
-    return "on-demand" if provider in _PROVIDERS.values() else "on-prem"
+    if not provider:
+        return ""  # a cloud may still speak for it: a guess could not be taken back
+    return "on-demand" if provider in _CLOUDS else "on-prem"
 
 
 def _expected(labels: Mapping[str, str]) -> int:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlenv_api.pricebook import CapacityType
     from mlenv_operator.cost.facts import Micros, Nanos, Node
 
+ON_PREM: Final = "on-prem"
+"""Provider and capacity type of machines that no cloud speaks for."""
 SHIPPED_PRIORITY: Final = 0
 REFRESHED_PRIORITY: Final = 50
 
@@ -194,25 +196,34 @@ class PriceBook:
     def _timeline(self, node: Node) -> _Timeline:
         """Worked out once for all nodes of the same place, type and reservation."""
         place = (node.region, node.zone, node.reservation)
-        key = (node.provider, node.instance_type, node.capacity_type, *place)
+        key = (*_offer(node), *place)
         if (known := self._timelines.get(key)) is None:
             known = self._timelines[key] = _timeline(self._candidates(node))
         return known
 
     def _candidates(self, node: Node) -> list[PriceRow]:
-        rows = self._index.get((node.provider, node.instance_type, node.capacity_type), ())
+        rows = self._index.get(_offer(node), ())
         return [row for row in rows if row.matches(node)]
 
 
 def provider_of(provider_id: str) -> str:
-    """The provider of a node, as prices name it, from its spec.providerID (``aws:///us-east-1a/i-0``)."""
+    """The provider of a node, as prices name it, from its spec.providerID (``aws:///us-east-1a/i-0``).
+
+    Empty without one: a cloud tells it some time after the node came, and others never.
+    """
     scheme, found, _ = provider_id.partition("://")
-    return {"gce": "gcp"}.get(scheme.lower(), scheme.lower()) if found else "on-prem"
+    return {"gce": "gcp"}.get(scheme.lower(), scheme.lower()) if found else ""
+
+
+def _offer(node: Node) -> tuple[str, str, str]:
+    """Provider, type and capacity type; a machine that no cloud speaks for, or none yet, is on-prem."""
+    return node.provider or ON_PREM, node.instance_type, node.capacity_type or ON_PREM
 
 
 def missing_of(node: Node) -> Missing:
     """How an alert names a node without a price."""
-    return Missing(node.provider, node.region, node.instance_type, node.capacity_type)
+    provider, instance_type, capacity_type = _offer(node)
+    return Missing(provider, node.region, instance_type, capacity_type)
 
 
 @dataclass(frozen=True, slots=True)

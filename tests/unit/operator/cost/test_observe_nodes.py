@@ -79,7 +79,7 @@ def test_a_machine_of_google() -> None:
 @pytest.mark.parametrize(
     ("labels", "provider", "expected"),
     [
-        ({}, "", "on-prem"),
+        ({}, "", ""),
         ({}, "kwok://n1", "on-prem"),
         ({}, "azure:///subscriptions/x", "on-demand"),
         ({"kubernetes.azure.com/scalesetpriority": "spot"}, "azure:///x", "spot"),

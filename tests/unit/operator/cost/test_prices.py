@@ -153,12 +153,19 @@ def test_an_estimate_may_use_a_price_that_has_ended_and_a_charge_may_not() -> No
         ("aws:///us-east-1a/i-0abc", "aws"),
         ("gce://project/us-central1-a/name", "gcp"),
         ("azure:///subscriptions/x", "azure"),
-        ("", "on-prem"),
-        ("rack-7", "on-prem"),
+        ("", ""),
+        ("rack-7", ""),
     ],
 )
 def test_a_provider_is_named_as_prices_name_it(provider_id: str, provider: str) -> None:
     assert provider_of(provider_id) == provider
+
+
+def test_a_machine_that_no_provider_speaks_for_is_on_prem() -> None:
+    book = PriceBook([row(provider="on-prem", capacity_type=CapacityType.ON_PREM)])
+    node = replace(NODE, provider="", capacity_type="")
+    assert book.price(node, 50) is not None
+    assert PriceBook([]).missing([node], 50)[0].provider == "on-prem"
 
 
 ROWS = st.builds(
