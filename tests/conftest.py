@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", settings.get_profile("default"), deadline=None)
+if os.environ.get("CI") is None:  # there Hypothesis has a profile of its own, without deadlines too
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
