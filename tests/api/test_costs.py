@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ledgers import START, Book, world
+from ledgers import START, filled
 
 from mlenv_api import names
 from mlenv_operator.adapters.costserver import serve_costs
 from mlenv_operator.cost.facts import HOUR
 from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.transport import connect
-from mlenv_operator.ledger.ledger import open_ledger
-from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.settings import Settings
 from mlenv_sdk import Client as Sdk
@@ -114,13 +112,7 @@ def roles(kubectl: Kubectl) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def dsn(tmp_path_factory: pytest.TempPathFactory) -> str:
-    dsn = f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.db"
-    ledger = open_ledger(dsn, Book())
-    ledger.begin(Writer(1, "operator"))
-    ledger.observe(world(7, jobs=12, hours=5))
-    ledger.settle_all(NOW)
-    ledger.database.close()
-    return dsn
+    return filled(tmp_path_factory.mktemp("ledger"), NOW)
 
 
 @asynccontextmanager

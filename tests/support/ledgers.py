@@ -23,9 +23,12 @@ from mlenv_operator.cost.facts import (
 )
 from mlenv_operator.cost.segments import Segment
 from mlenv_operator.ledger import schema
+from mlenv_operator.ledger.ledger import open_ledger
+from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from mlenv_operator.cost.facts import Fact, Micros
     from mlenv_operator.ledger.ledger import Ledger
@@ -113,6 +116,17 @@ def _job(rng: random.Random, name: str, machines: Sequence[Node], end: Micros) -
             at = started + rng.randrange(2 * HOUR)
             facts.append(Mark(one.uid, at, sequence, 1 + sequence // 3, rng.choice(WORKING)))
     return facts
+
+
+def filled(folder: Path, now: Micros) -> str:
+    """The DSN of a ledger of some jobs, in which all that is over by then is closed."""
+    dsn = f"sqlite:///{folder}/ledger.db"
+    ledger = open_ledger(dsn, Book())
+    ledger.begin(Writer(1, "operator"))
+    ledger.observe(world(7, jobs=12, hours=5))
+    ledger.settle_all(now)
+    ledger.database.close()
+    return dsn
 
 
 def parts(facts: Sequence[Fact]) -> list[Fact]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mlenv_api import names
 from mlenv_operator.adapters.callers import Callers
 from mlenv_operator.adapters.http import serve
+from mlenv_operator.cost.moments import micros
 from mlenv_operator.kube.tokens import may, review_token
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ async def serve_costs(
         lambda token: review_token(client, token, names.COST_AUDIENCE), lambda spec: may(client, spec), clock
     )
     async with reader_of(settings.ledger_dsn, prices) as reader:
-        costs = Costs(reader, callers, misdirected, lambda: int(clock.now().timestamp() * 1_000_000))
+        costs = Costs(reader, callers, misdirected, lambda: micros(clock.now()))
         async with serve(build_costs_app(costs), settings.http_host, settings.cost_port) as port:
             log.info("telling costs on port %d", port)
             yield port

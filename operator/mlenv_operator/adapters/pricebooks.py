@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mlenv_api.pricebook import PriceBookStatus
 from mlenv_operator.adapters.pricefiles import PriceSourceError, shipped_hardware, shipped_rows
 from mlenv_operator.cost.books import BookView, read_book, status_of
-from mlenv_operator.cost.money import micros_of
+from mlenv_operator.cost.moments import micros
 from mlenv_operator.cost.prices import PriceBook
 from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
 from mlenv_operator.kube.resources import PRICE_BOOKS
@@ -157,12 +157,12 @@ class Books:
 
     def _report(self) -> None:
         """How old the prices are, by the word of their sources."""
-        now = micros_of(self._clock.now())
+        now = micros(self._clock.now())
         ages = {SHIPPED_BOOK: PriceBook(shipped_rows()).age(now) or 0}
         ages |= {name: max(0, now - view.as_of) for name, view in self._used.items()}
         self._metrics.price_book_age.clear()
-        for name, micros in ages.items():
-            self._metrics.price_book_age.labels(name).set(micros / 1e6)
+        for name, age in ages.items():
+            self._metrics.price_book_age.labels(name).set(age / 1e6)
         self._metrics.price_book_refused.clear()
         for name, view in self._seen.items():
             self._metrics.price_book_refused.labels(name).set(1 if view.errors else 0)

@@ -37,10 +37,12 @@ def record(scene: Scene) -> CheckpointStatus:
 
 def drain(scene: Scene) -> tuple[Drain, ...]:
     """The Job, once nobody else carries; looked at again until it has ended."""
-    last, what = _left(record(scene)), _tracked(scene)
-    if last is None or what is None or what.wandb is None or not _alone(scene):
+    owed = _owed(scene)
+    if owed is None or not _alone(scene):
         return ()
-    if not what.spool or any(one.retry_at > scene.now for one in scene.world.rejections):
+    last, what = owed
+    refused = any(one.retry_at > scene.now for one in scene.world.rejections)
+    if what.wandb is None or not what.spool or refused:
         return ()
     return (Drain(render_drain(scene.job, what, what.wandb, last)),)
 
@@ -59,9 +61,10 @@ def behind(scene: Scene) -> tuple[str, Headline] | None:
 
     Unknown while its courier still carries, as it does at the end of every job.
     """
-    last, what = _left(record(scene)), _tracked(scene)
-    if last is None or what is None:
+    owed = _owed(scene)
+    if owed is None:
         return None
+    last = owed[0]
     said = Headline(Reason.CHECKPOINT_NOT_STORED, f"the last checkpoint, of step {last.step}, {_fate(scene)}")
     return ("True" if _alone(scene) else "Unknown"), said
 
@@ -101,9 +104,15 @@ def _alone(scene: Scene) -> bool:
     return not pod.deleting and stopped(scene.world, pod)
 
 
-def _tracked(scene: Scene) -> Effective | None:
-    """What the pods were made from, where they had couriers."""
+def _owed(scene: Scene) -> tuple[CheckpointRef, Effective] | None:
+    """What the store has not got of a finished job, and what its pods were made from, if they had couriers.
+
+    What costs least is asked first: every look at every job comes by here.
+    """
     if scene.state not in TERMINAL or not scene.mlenv or scene.status.checkpoint is None:
         return None
+    last = _left(record(scene))
+    if last is None:
+        return None
     what = effective(scene.spec, snapshot(scene).spec)
-    return what if what.wandb else None
+    return (last, what) if what.wandb else None

@@ -11,7 +11,7 @@ from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.pricebook import PriceBookSpec, PriceBookStatus
 from mlenv_api.trainingjob import Condition
 from mlenv_operator.cost.hardware import NOTHING, Hardware
-from mlenv_operator.cost.money import micros_of
+from mlenv_operator.cost.moments import micros
 from mlenv_operator.cost.pricefile import Finding, Placed, Severity, Sheet, Unreadable, price_of
 from mlenv_operator.cost.pricelint import lint
 from mlenv_operator.cost.prices import PriceRow
@@ -57,7 +57,7 @@ def read_book(
         name,
         uid,
         generation,
-        as_of=micros_of(spec.as_of),
+        as_of=micros(spec.as_of),
         rows=sheet.rows,
         errors=tuple(_said(found, Severity.ERROR)),
         warnings=tuple(_said(found, Severity.WARNING)),
@@ -136,12 +136,12 @@ def _row(price: Price, spec: PriceBookSpec, name: str) -> PriceRow:
         instance_type=match.instance_type,
         capacity_type=match.capacity_type,
         reservation=match.reservation,
-        since=micros_of(price.from_),
-        until=micros_of(price.to) if price.to else None,
+        since=micros(price.from_),
+        until=micros(price.to) if price.to else None,
         list_nanos_per_hour=price_of(price.list_per_hour) if price.list_per_hour else paid,
         effective_nanos_per_hour=paid,
         source=f"PriceBook {name}: {spec.source}",
-        as_of=micros_of(spec.as_of),
+        as_of=micros(spec.as_of),
         priority=spec.priority,
     )
 

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from mlenv_operator.cost import moments
 from mlenv_operator.cost.facts import DOLLAR, Micros, Nanos
 
 _DECIMAL: Final = re.compile(r"(\d{1,9})(?:\.(\d{1,18}))?", re.ASCII)
@@ -52,12 +53,7 @@ def parse_time(text: str) -> Micros:
         if "T" in text or " " in text:
             raise ValueError(f"{text!r} does not say its offset: write it in UTC, with a Z at the end")
         moment = moment.replace(tzinfo=UTC)
-    return micros_of(moment)
-
-
-def micros_of(moment: datetime) -> Micros:
-    """Microseconds since the epoch of a time that knows its offset."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return moments.micros(moment)
 
 
 def format_time(micros: Micros) -> str:

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from mlenv_operator import app
-from mlenv_operator.adapters.beatstore import BeatStore
-from mlenv_operator.adapters.caches import build_caches
-from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.metrics import Metrics
-from mlenv_operator.adapters.neighbours import Neighbours
-from mlenv_operator.adapters.overlay import Overlay
-from mlenv_operator.adapters.pace import Pace
 from mlenv_operator.adapters.pricebooks import Books
-from mlenv_operator.adapters.rejections import Rejections
-from mlenv_operator.adapters.state import State
 from mlenv_operator.adapters.workers import work
 from mlenv_operator.core.world import JobKey
 from mlenv_operator.ledger.writer import Writer
@@ -28,7 +20,7 @@ from mlenv_operator.runtime.clock import FakeClock, SystemClock
 from mlenv_operator.runtime.workqueue import WorkQueue
 from mlenv_operator.settings import Settings
 
-from .adapters.api import MemoryApi
+from .adapters.api import MemoryApi, empty_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,16 +63,7 @@ def settings(**more: str) -> Settings:
 def accounting(api: MemoryApi, **more: str) -> Accounting | None:
     clock, rng, metrics = SystemClock(), random.Random(1), Metrics()
     client = cast("Client", api)
-    state = State(
-        clock=clock,
-        jobs=JobCache(),
-        caches=build_caches(client, clock, rng, metrics),
-        beats=BeatStore(clock),
-        overlay=Overlay(clock),
-        rejections=Rejections(clock),
-        neighbours=Neighbours(),
-        pace=Pace(clock, lambda: 1, 50.0),
-    )
+    state = empty_state(clock, api)
     books = Books(client, clock, rng, metrics)
     return app.accounting_of(settings(**more), client, state, lambda _: None, books)
 

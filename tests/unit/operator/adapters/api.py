@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+import random
+from typing import TYPE_CHECKING, Any, cast
 
+from mlenv_operator.adapters.beatstore import BeatStore
+from mlenv_operator.adapters.caches import build_caches
+from mlenv_operator.adapters.jobs import JobCache
+from mlenv_operator.adapters.metrics import Metrics
+from mlenv_operator.adapters.neighbours import Neighbours
+from mlenv_operator.adapters.overlay import Overlay
+from mlenv_operator.adapters.pace import Pace
+from mlenv_operator.adapters.rejections import Rejections
+from mlenv_operator.adapters.state import State
 from mlenv_operator.kube import errors
 from mlenv_operator.kube.client import ListPage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from mlenv_operator.kube.client import Client
     from mlenv_operator.kube.resources import Resource
+    from mlenv_operator.runtime.clock import Clock
 
 Raw = dict[str, Any]
 Fault = Exception
+
+
+def empty_state(clock: Clock, api: MemoryApi | None = None) -> State:
+    """What the operator keeps, before it has seen anything."""
+    return State(
+        clock=clock,
+        jobs=JobCache(),
+        caches=build_caches(cast("Client", api), clock, random.Random(1), Metrics()),
+        beats=BeatStore(clock),
+        overlay=Overlay(clock),
+        rejections=Rejections(clock),
+        neighbours=Neighbours(),
+        pace=Pace(clock, lambda: 1, 50.0),
+    )
 
 
 class MemoryApi:

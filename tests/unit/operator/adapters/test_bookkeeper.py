@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from worlds import raw_job, raw_pod, raw_status, stamp
 
 from mlenv_api.protocol import Beat, LauncherPhase, Progress, Spent
-from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.bookkeeper import Bookkeeper
-from mlenv_operator.adapters.caches import build_caches
-from mlenv_operator.adapters.jobs import JobCache
-from mlenv_operator.adapters.metrics import Metrics
-from mlenv_operator.adapters.neighbours import Neighbours
-from mlenv_operator.adapters.overlay import Overlay
-from mlenv_operator.adapters.pace import Pace
-from mlenv_operator.adapters.rejections import Rejections
-from mlenv_operator.adapters.state import State
 from mlenv_operator.core.converge import release
 from mlenv_operator.core.project import parse_job, project_node, project_pod
 from mlenv_operator.core.world import BeatView, JobKey, World
@@ -32,11 +22,12 @@ from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import FakeClock
 from mlenv_operator.runtime.reflector import Change, ChangeType, ObjectKey, WatchEvent
 
+from .api import empty_state
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlenv_operator.core.world import PodView
-    from mlenv_operator.kube.client import Client
 
 Told = Any
 
@@ -66,17 +57,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        caches = build_caches(cast("Client", None), self.clock, random.Random(1), Metrics())
-        self.state = State(
-            clock=self.clock,
-            jobs=JobCache(),
-            caches=caches,
-            beats=BeatStore(self.clock),
-            overlay=Overlay(self.clock),
-            rejections=Rejections(self.clock),
-            neighbours=Neighbours(),
-            pace=Pace(self.clock, lambda: 1, 50.0),
-        )
+        self.state = empty_state(self.clock)
         self.ledger = Stored()
         self.looked: list[JobKey] = []
         self.keeper = Bookkeeper(self.ledger, self.state, self.looked.append)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import ClientSession
-from ledgers import START, Book, world
+from ledgers import START, Book, filled
 
 from mlenv_api.protocol import Misdirected
 from mlenv_operator.adapters.callers import Callers
@@ -19,8 +19,6 @@ from mlenv_operator.adapters.costs import WAITING, Costs, Reader, build_costs_ap
 from mlenv_operator.adapters.http import serve
 from mlenv_operator.adapters.tokens import ReviewDelayedError
 from mlenv_operator.cost.facts import HOUR
-from mlenv_operator.ledger.ledger import open_ledger
-from mlenv_operator.ledger.writer import Writer
 from mlenv_operator.runtime.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -67,13 +65,7 @@ Get = Callable[..., Any]
 
 @pytest.fixture
 def dsn(tmp_path: Path) -> str:
-    dsn = f"sqlite:///{tmp_path}/ledger.db"
-    ledger = open_ledger(dsn, Book())
-    ledger.begin(Writer(1, "operator"))
-    ledger.observe(world(7, jobs=12, hours=5))
-    ledger.settle_all(NOW)
-    ledger.database.close()
-    return dsn
+    return filled(tmp_path, NOW)
 
 
 @asynccontextmanager

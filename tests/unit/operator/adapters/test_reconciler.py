@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -13,19 +12,11 @@ import pytest
 from mlenv_api import names
 from mlenv_api.protocol import Beat, LauncherPhase, Origin
 from mlenv_operator.adapters.beats import Launchers
-from mlenv_operator.adapters.beatstore import BeatStore
-from mlenv_operator.adapters.caches import build_caches
-from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.adapters.metrics import Metrics
-from mlenv_operator.adapters.neighbours import Neighbours
 from mlenv_operator.adapters.nudges import Nudges
 from mlenv_operator.adapters.observe import Observer
-from mlenv_operator.adapters.overlay import Overlay
-from mlenv_operator.adapters.pace import Pace
 from mlenv_operator.adapters.reconciler import Reconciler
 from mlenv_operator.adapters.recorder import Recorder
-from mlenv_operator.adapters.rejections import Rejections
-from mlenv_operator.adapters.state import State
 from mlenv_operator.adapters.sweep import Sweep
 from mlenv_operator.adapters.tokens import PodIdentity
 from mlenv_operator.core.world import CoreSettings, JobKey
@@ -34,7 +25,7 @@ from mlenv_operator.kube.resources import PODS, TRAINING_JOBS
 from mlenv_operator.runtime.clock import FakeClock
 from mlenv_operator.runtime.reflector import WatchEvent
 
-from .api import MemoryApi
+from .api import MemoryApi, empty_state
 
 if TYPE_CHECKING:
     from mlenv_operator.kube.client import Client
@@ -62,17 +53,7 @@ class Shell:
         self.api = MemoryApi()
         self.clock = FakeClock()
         client = cast("Client", self.api)
-        caches = build_caches(client, self.clock, random.Random(1), Metrics())
-        self.state = State(
-            clock=self.clock,
-            jobs=JobCache(),
-            caches=caches,
-            beats=BeatStore(self.clock),
-            overlay=Overlay(self.clock),
-            rejections=Rejections(self.clock),
-            neighbours=Neighbours(),
-            pace=Pace(self.clock, lambda: 1, 50.0),
-        )
+        self.state = empty_state(self.clock, self.api)
         self.queue = Queue()
         observer = Observer(self.state, operator_urls=("http://10.0.0.1:8080",))
         recorder = Recorder(client, self.clock, "operator-0")
