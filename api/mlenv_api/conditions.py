@@ -131,6 +131,8 @@ class Reason(StrEnum):
     """A pod or Service of the needed name belongs to somebody else."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     """The quota of the namespace has no room; tried again."""
+    SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
+    """The pods' ServiceAccount does not exist; a new namespace gets its own a moment later; tried again."""
     POD_SECURITY = "PodSecurityViolation"
     """The pod security level of the namespace forbids the pods."""
     REJECTED_BY_WEBHOOK = "RejectedByWebhook"

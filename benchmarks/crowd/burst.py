@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from crowd import setup
 from crowd.jobs import NAME, job_of
 from crowd.machine import look, spent
 from crowd.timeline import Timeline
 from crowd.usage import Usage, usage
-from crowd.watch import ends_by, pods_by, until, watching
+from crowd.watch import Patience, ends_by, pods_by, until, watching
 from crowd.writes import Bill, bill, moments
 from mlenv_local.audit import AuditLog
 from mlenv_operator.kube.client import Client, never_gated
@@ -72,6 +73,7 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
         timeline.submit(name, time.time())
         await client.create(kind.resource, kind.manifest(name, namespace))
 
+    patience = Patience(size.patience_s, partial(setup.state, found, namespace, kind.resource.plural))
     title = f"{kind.title}: {size.jobs} jobs of {size.pods} pods"
     async with (
         connected(found, size.connections + len(sights)) as client,
@@ -81,9 +83,9 @@ async def run_burst(found: Cluster, namespace: str, kind: Kind, operator: Operat
         with found.reporter.progress(title) as progress:
             works = [partial(submit, client, number) for number in range(size.jobs)]
             group.create_task(side_by_side(works, size.connections))
-            await until(timeline, "created", size.jobs, progress, size.patience_s)
+            await until(timeline, "created", size.jobs, progress, patience)
             at_created, shares = usage(operator.pids()), _shares(found, began, operator.pids())
-            await until(timeline, kind.last, size.jobs, progress, size.patience_s)
+            await until(timeline, kind.last, size.jobs, progress, patience)
     after, belongs = usage(operator.pids()), partial(_job_in, namespace)
     writes = _written(log)
     timeline.correct(moments(writes, size.pods, belongs))
@@ -102,6 +104,7 @@ async def run_bare(
         for one in gang:
             await client.create(PODS if one["kind"] == "Pod" else SERVICES, one)
 
+    patience = Patience(size.patience_s, partial(setup.state, found, namespace, PODS.plural))
     title = f"A bare client: {size.jobs} gangs of {size.pods} pods"
     async with (
         connected(found, size.connections + 1) as client,
@@ -111,9 +114,9 @@ async def run_bare(
         with found.reporter.progress(title) as progress:
             works = [partial(post, client, gang) for gang in gangs]
             group.create_task(side_by_side(works, size.connections))
-            await until(timeline, "created", size.jobs, progress, size.patience_s)
+            await until(timeline, "created", size.jobs, progress, patience)
             shares = _shares(found, began, ())
-            await until(timeline, "running", size.jobs, progress, size.patience_s)
+            await until(timeline, "running", size.jobs, progress, patience)
     timeline.correct(moments(_written(log), size.pods, partial(_job_in, namespace)))
     return timeline, shares
 

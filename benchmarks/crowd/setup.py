@@ -27,6 +27,7 @@ OUR_USER = audit.OPERATOR
 AGENT = "mlenv-operator/"
 JOB_CONTROLLER = "kube-controller-manager"
 JOB_CONTROLLER_USER = "system:serviceaccount:kube-system:job-controller"
+LINES = 20
 PORT = free_ports(1)[0]
 """Of an operator outside: another in every process."""
 
@@ -66,6 +67,12 @@ def fake_nodes(pods: int) -> int:
 def make_namespace(found: Cluster, namespace: str) -> None:
     """Where jobs run."""
     found.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+
+
+def state(found: Cluster, namespace: str, plural: str) -> str:
+    """Why nothing moves, as far as anybody can see it."""
+    lines = found.kubectl("-n", namespace, "get", plural, "-o", "wide").splitlines()[:LINES]
+    return "\n".join((*lines, platform.state(found)))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlenv_operator.kube.client import Selection
 from mlenv_operator.kube.errors import Throttled
@@ -79,16 +79,24 @@ def ends_by(condition: str, timeline: Timeline) -> Callable[[Raw, float], None]:
     return tell
 
 
-async def until(timeline: Timeline, what: str, jobs: int, progress: Progress, patience_s: float) -> None:
+class Patience(NamedTuple):
+    """How long nothing may move, and who says why it does not."""
+
+    seconds: float
+    explain: Callable[[], str]
+
+
+async def until(timeline: Timeline, what: str, jobs: int, progress: Progress, patience: Patience) -> None:
     """Wait until all gangs have come so far, and say how many have; SystemExit when nothing moves."""
     moved, before = time.monotonic(), -1
     while (count := getattr(timeline, what)) < jobs:
         now = timeline.created + timeline.running + timeline.done
         if now != before:
             moved, before = time.monotonic(), now
-        if time.monotonic() - moved > patience_s:
+        if time.monotonic() - moved > patience.seconds:
             left = ", ".join(timeline.missing(what)[:5])
-            raise SystemExit(f"{jobs - count} of {jobs} jobs are not {what}, nothing moves: {left} …")
+            said = f"{jobs - count} of {jobs} jobs are not {what}, nothing moves: {left} …"
+            raise SystemExit(f"{said}\n{patience.explain()}")
         words = f"{timeline.created} created, {timeline.running} running, {timeline.done} done"
         progress.advance(now / (3 * jobs), words)
         await asyncio.sleep(LOOK_S)

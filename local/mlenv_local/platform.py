@@ -116,7 +116,7 @@ def helm_install(cluster: Cluster | ExternalCluster, root: Path, values: Mapping
     try:
         helm(cluster, "upgrade", "--install", *release, *wait, stdin=json.dumps(values))
     except LocalError as error:
-        raise LocalError(f"{error}\n{_state(cluster)}".strip()) from error
+        raise LocalError(f"{error}\n{state(cluster)}".strip()) from error
 
 
 def uninstall(cluster: Cluster) -> None:
@@ -137,7 +137,7 @@ def _namespace(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
-def _state(cluster: Cluster | ExternalCluster) -> str:
+def state(cluster: Cluster | ExternalCluster) -> str:
     """What there is to see of the release, for an error's text."""
     try:
         pods = cluster.kubectl("-n", NAMESPACE, "get", "pods", "-o", "wide")

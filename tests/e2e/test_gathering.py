@@ -72,6 +72,19 @@ def a_full_quota_is_waited_for(cluster: Cluster) -> None:
 
 
 @scenario
+def an_account_that_is_made_a_moment_later_is_waited_for(cluster: Cluster) -> None:
+    """As in a namespace that is made together with its jobs: Kubernetes makes its account a moment later."""
+    with _namespace(cluster) as ns:
+        job = ns.sleeper("early", 2, podTemplateOverrides={"spec": {"serviceAccountName": "late"}})
+        message = job.until_says("PodsReady", "False", "ServiceAccountNotFound")
+        assert f"{ns.name}/late" in message
+        assert "create any other, or name one that exists" in message
+        assert condition(job.status(), "Stalled")["status"] == "False"
+        ns.api.create(f"/api/v1/namespaces/{ns.name}/serviceaccounts", {"metadata": {"name": "late"}})
+        job.until_phase("Running")
+
+
+@scenario
 def what_pod_security_forbids_is_said_and_done_once_it_is_allowed(cluster: Cluster) -> None:
     with _namespace(cluster, security="restricted") as ns:
         job = ns.sleeper("strict", 2)  # the environment of this machine mounts its folders

@@ -185,10 +185,10 @@ TELLS = {
         "PodRejected",
         f'Pod no-such-volume-0-0 was refused: Pod "no-such-volume-0-0" is invalid: spec.containers[0].volumeMounts[…].name: Not found: "nowhere". {CORRECT}',
     ),
-    "no-such-account": stalled(
+    "no-such-account": waiting(
         spec(pod={"serviceAccountName": "nobody"}),
-        "PodRejected",
-        f'Pod no-such-account-0-0 was refused: pods "no-such-account-0-0" is forbidden: error looking up service account {{ns}}/nobody: serviceaccount "nobody" not found. {CORRECT}',
+        "ServiceAccountNotFound",
+        'Pod no-such-account-0-0 was refused: pods "no-such-account-0-0" is forbidden: error looking up service account {ns}/nobody: serviceaccount "nobody" not found. A new namespace gets its own in a moment; create any other, or name one that exists',
     ),
     "million-characters": stalled(
         spec(env=[{"name": f"V{n}", "value": "x" * 32_768} for n in range(31)]),

@@ -43,6 +43,9 @@ _NO_NODE: Final = (
 _PREEMPTION: Final = re.compile(r"\s*preemption: .*$", re.DOTALL)
 _HELP: Final = {
     Reason.QUOTA_EXCEEDED: "Wait until other jobs of the namespace end, ask for less, or have it raised",
+    Reason.SERVICE_ACCOUNT_NOT_FOUND: (
+        "A new namespace gets its own in a moment; create any other, or name one that exists"
+    ),
     Reason.POD_SECURITY: (
         "Remove what the namespace's pod security level forbids from spec.podTemplateOverrides or the"
         " environment, or run the job in another namespace"
@@ -52,7 +55,7 @@ _HELP: Final = {
     Reason.FORBIDDEN: "The operator lacks a permission here: ask those who run the cluster",
     Reason.NAME_CONFLICT: "Delete or rename what is in the way, or create the job under another name",
 }
-NEEDS_HUMAN: Final = frozenset(_HELP) - {Reason.QUOTA_EXCEEDED}
+NEEDS_HUMAN: Final = frozenset(_HELP) - {Reason.QUOTA_EXCEEDED, Reason.SERVICE_ACCOUNT_NOT_FOUND}
 REJECTIONS: Final = frozenset(_HELP)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mlenv_api.conditions import Reason
 from mlenv_operator.core.world import CoreSettings, Rejection
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-
-_SOON: Final = frozenset({Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT})
 
 
 def reject(
@@ -26,12 +23,17 @@ def reject(
 ) -> Rejection:
     """The rejection of ``what``; ``before`` is the one remembered of the same job.
 
-    A full quota may have room again soon, and what has our name may be on its way out, so that is tried again
-    at 10, 20, 40 … s; a rule stands until somebody changes it.
+    A rule stands until somebody changes it. What may change by itself is tried again soon, and ever later.
     """
     settings = settings or CoreSettings()
     times = before.times + 1 if before is not None and before.reason is reason else 1
-    wait = settings.rejection_retry_s
-    if reason in _SOON:
-        wait = min(wait, settings.quota_retry_first_s * 2.0 ** min(times - 1, 30))
+    wait = min(settings.rejection_retry_s, _first_s(reason, settings) * 2.0 ** min(times - 1, 30))
     return Rejection(reason, what, message, now + timedelta(seconds=wait), times)
+
+
+def _first_s(reason: Reason, settings: CoreSettings) -> float:
+    if reason is Reason.SERVICE_ACCOUNT_NOT_FOUND:
+        return settings.account_retry_first_s  # whoever made the namespace just now has it made
+    if reason in (Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT):
+        return settings.quota_retry_first_s  # it may have room again; what has our name may be on its way out
+    return settings.rejection_retry_s

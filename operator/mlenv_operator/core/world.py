@@ -49,6 +49,7 @@ class CoreSettings:
     node_gone_grace_s: float = 10.0
     """A node must be missing for so long: watches of pods and nodes are not in step."""
     environment_poll_s: float = 300.0
+    account_retry_first_s: float = 1.0
     quota_retry_first_s: float = 10.0
     rejection_retry_s: float = 300.0
     """Least time between two tries of an object that the API server rejected for good reasons."""

@@ -7,7 +7,7 @@
     │   └── Invalid            422: ``causes`` name the fields; also a JSON patch whose ``test`` failed
     ├── Unauthorized           401
     ├── Forbidden              403: this account may not (RBAC)
-    │   ├── RejectedByPolicy   ``policy``: quota, PodSecurity, webhook, ValidatingAdmissionPolicy, other
+    │   ├── RejectedByPolicy   ``policy``: quota, PodSecurity, webhook, admission policy, account, other
     │   └── NamespaceTerminating
     ├── NotFound               404
     ├── Conflict               409: the stored resourceVersion or uid is another; read and try again
@@ -94,6 +94,7 @@ class Policy(StrEnum):
     POD_SECURITY = "PodSecurity"
     WEBHOOK = "Webhook"
     ADMISSION_POLICY = "AdmissionPolicy"
+    SERVICE_ACCOUNT = "ServiceAccount"
     OTHER = "Other"
 
 
@@ -164,6 +165,7 @@ _POLICIES: Final = (
     (re.compile(r"ValidatingAdmissionPolicy '[^']*' .*denied request"), Policy.ADMISSION_POLICY),
     (re.compile(r"violates PodSecurity "), Policy.POD_SECURITY),
     (re.compile(r"exceeded quota: |failed quota: "), Policy.QUOTA),
+    (re.compile(r"error looking up service account "), Policy.SERVICE_ACCOUNT),
 )
 _RBAC: Final = re.compile(r"cannot \S+ (resource|path) ")
 

@@ -37,7 +37,8 @@ _REASONS: Final = {
     Policy.POD_SECURITY: Reason.POD_SECURITY,
     Policy.WEBHOOK: Reason.REJECTED_BY_WEBHOOK,
     Policy.ADMISSION_POLICY: Reason.REJECTED_BY_WEBHOOK,
-    Policy.OTHER: Reason.POD_REJECTED,  # an admission plugin: an account, class or limit that is named
+    Policy.SERVICE_ACCOUNT: Reason.SERVICE_ACCOUNT_NOT_FOUND,
+    Policy.OTHER: Reason.POD_REJECTED,  # an admission plugin: a class or limit that is named
 }
 
 

@@ -206,6 +206,14 @@ def test_a_quota_is_tried_again_soon_and_a_rule_seldom() -> None:
     assert rule.times == 1
 
 
+def test_an_account_that_a_new_namespace_does_not_have_yet_is_tried_again_at_once_and_ever_later() -> None:
+    tried, waits = None, []
+    for _ in range(11):
+        tried = reject(Reason.SERVICE_ACCOUNT_NOT_FOUND, "Pod x", "no", before=tried, now=NOW)
+        waits.append((tried.retry_at - NOW).total_seconds())
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
 def test_a_fault_records_the_last_step_that_was_reported() -> None:
     beat = heard(evidence(exit_code=1), progress={"step": 77})
     made = plan(world(pod(0), pod(1), beats={0: beat, 1: heard()}))

@@ -43,6 +43,7 @@ MUST = 'pods "a" is forbidden: failed quota: gpus: must specify limits.cpu for: 
 SECURITY = 'pods "a" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true (…)'
 WEBHOOK = 'admission webhook "validate.kyverno.svc" denied the request: no image from there'
 VAP = "jobs \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
+ACCOUNT = 'pods "a" is forbidden: error looking up service account n/a: serviceaccount "a" not found'
 RANGE = 'pods "a" is forbidden: maximum cpu usage per Container is 1, but limit is 2'
 RBAC = 'pods is forbidden: User "a:b" cannot create resource "pods" in API group "" in the namespace "n"'
 
@@ -56,6 +57,7 @@ RBAC = 'pods is forbidden: User "a:b" cannot create resource "pods" in API group
         (403, WEBHOOK, errors.Policy.WEBHOOK),
         (400, WEBHOOK, errors.Policy.WEBHOOK),
         (422, VAP, errors.Policy.ADMISSION_POLICY),
+        (403, ACCOUNT, errors.Policy.SERVICE_ACCOUNT),
         (403, RANGE, errors.Policy.OTHER),
     ],
 )
