@@ -18,7 +18,7 @@ from mlenv_operator.cost.merge import merged
 from mlenv_operator.cost.occupancy import Holding, rates, slots
 from mlenv_operator.cost.segments import covering
 from mlenv_operator.cost.shares import GPU_DOMINANT
-from mlenv_operator.cost.spans import life, owners, sort_marks, spans, states
+from mlenv_operator.cost.spans import FOREVER, life, owners, sort_marks, spans, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,6 +74,79 @@ def so_far(  # noqa: PLR0917 - as close
     """The same of an hour that is not over: each row's floor until then, and the sums of these."""
     facts = _Facts(node, pods, marks, node_marks, attributions, segments, policy)
     return _closing(facts, hour, min(max(until, hour), hour + HOUR), final=False)
+
+
+class Growing(NamedTuple):
+    """One row of an hour that goes on, with costs as numerators: what it is, and what each microsecond adds."""
+
+    key: Key
+    base: Amount
+    each: Amount
+
+
+class Growth(NamedTuple):
+    """A node-hour that goes on: in [since, until) every amount grows evenly, unless more is told."""
+
+    since: Micros
+    until: Micros
+    whole: int
+    """The denominator of costs. A row's floor at t is (base + each * (t - since)) // whole."""
+    rows: list[Growing]
+    unpriced: Micros
+    unpriced_each: Micros
+
+
+def growth(  # noqa: PLR0917 - as close
+    hour: Micros,
+    node: Node,
+    pods: Sequence[Pod],
+    marks: Sequence[Mark],
+    node_marks: Sequence[NodeMark],
+    attributions: Sequence[Attributed],
+    segments: Sequence[Segment],
+    policy: Policy = GPU_DOMINANT,
+    *,
+    now: Micros,
+) -> Growth:
+    """What `so_far` says at `now`, and at every moment from then on until the next that facts speak of."""
+    facts = _Facts(node, pods, marks, node_marks, attributions, segments, policy)
+    end = hour + HOUR
+    since = min(max(now, hour), end)
+    before = after = _measure(facts, hour, since)
+    until = FOREVER
+    if since < end:
+        after = _measure(facts, hour, since + 1)
+        until = min((one for one in _turns(facts) if one is not None and since < one < end), default=end)
+    scale = lcm(before.scale, after.scale)
+    bases = dict(_scaled(before, scale))
+    rows = [_growing(key, bases.get(key, _NOTHING), amount) for key, amount in _scaled(after, scale)]
+    unpriced_each = after.unpriced - before.unpriced
+    return Growth(since, until, HOUR * scale, rows, before.unpriced, unpriced_each)
+
+
+def _turns(facts: _Facts) -> Iterable[Micros | None]:
+    """Every moment at which something may begin to grow otherwise."""
+    yield from (facts.node.created, facts.node.deleted)
+    for pod in facts.pods:
+        yield from (pod.scheduled, pod.started, pod.finished, pod.released)
+    for one in (*facts.marks, *facts.node_marks):
+        yield one.at
+    for told in facts.attributions:
+        yield told.since
+    for segment in facts.segments:
+        yield from (segment.t0, segment.t1)
+
+
+def _scaled(measured: _Measured, scale: int) -> Amounts:
+    by = scale // measured.scale
+    return [
+        (key, amount._replace(cost=amount.cost * by, list_cost=amount.list_cost * by))
+        for key, amount in measured.amounts
+    ]
+
+
+def _growing(key: Key, base: Amount, then: Amount) -> Growing:
+    return Growing(key, base, Amount(*(more - less for more, less in zip(then, base, strict=True))))
 
 
 class _Facts(NamedTuple):

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.auditing import Health
     from mlenv_operator.ledger.database import Database
     from mlenv_operator.ledger.live import LiveJob
-    from mlenv_operator.ledger.opening import Floors
 
 SHOWN: Final = ("gpu_micros", "cost", "list_cost")
 _Key: TypeAlias = "tuple[str, str]"
@@ -155,13 +154,15 @@ class _Raised(NamedTuple):
     fresh: frozenset[_Key]
 
 
-def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Exposition:
+def publish(
+    database: Database, marks: Marks, floors: Mapping[_Key, list[int]], now: Micros
+) -> Exposition:
     """Raise what is shown to what is known by now, and tell the second place before anybody sees it."""
     told = marks.read()
     with database.changing() as connection:
         check(connection, told)
-        lists = admission.closed(connection, floors.counters)
-        raised = _raise(connection, _folded(floors.counters, lists))
+        lists = admission.closed(connection, floors)
+        raised = _raise(connection, _folded(floors, lists))
         mark = _advance(connection, raised.rows, told)
         put(connection, "reset", "")
         since = get(connection, "counting_since")
