@@ -112,16 +112,19 @@ def growth(  # noqa: PLR0917 - as close
     facts = _Facts(node, pods, marks, node_marks, attributions, segments, policy)
     end = hour + HOUR
     since = min(max(now, hour), end)
-    before = after = _measure(facts, hour, since)
+    before, each = _measure(facts, hour, hour, since), _Measured([], 1, 0, 0)
     until = FOREVER
     if since < end:
-        after = _measure(facts, hour, since + 1)
+        # What a microsecond adds is what that microsecond is: amounts add up over time.
+        each = _measure(facts, hour, since, since + 1)
         until = min((one for one in _turns(facts) if one is not None and since < one < end), default=end)
-    scale = lcm(before.scale, after.scale)
-    bases = dict(_scaled(before, scale))
-    rows = [_growing(key, bases.get(key, _NOTHING), amount) for key, amount in _scaled(after, scale)]
-    unpriced_each = after.unpriced - before.unpriced
-    return Growth(since, until, HOUR * scale, rows, before.unpriced, unpriced_each)
+    scale = lcm(before.scale, each.scale)
+    bases, steps = dict(_scaled(before, scale)), dict(_scaled(each, scale))
+    rows = [
+        Growing(key, bases.get(key, _NOTHING), steps.get(key, _NOTHING))
+        for key in dict.fromkeys((*bases, *steps))
+    ]
+    return Growth(since, until, HOUR * scale, rows, before.unpriced, each.unpriced)
 
 
 def _turns(facts: _Facts) -> Iterable[Micros | None]:
@@ -139,14 +142,12 @@ def _turns(facts: _Facts) -> Iterable[Micros | None]:
 
 def _scaled(measured: _Measured, scale: int) -> Amounts:
     by = scale // measured.scale
+    if by == 1:
+        return measured.amounts
     return [
         (key, amount._replace(cost=amount.cost * by, list_cost=amount.list_cost * by))
         for key, amount in measured.amounts
     ]
-
-
-def _growing(key: Key, base: Amount, then: Amount) -> Growing:
-    return Growing(key, base, Amount(*(more - less for more, less in zip(then, base, strict=True))))
 
 
 class _Facts(NamedTuple):
@@ -171,15 +172,16 @@ class _Measured(NamedTuple):
 def _closing(facts: _Facts, hour: Micros, end: Micros, *, final: bool) -> Closing:
     if hour % HOUR:
         raise ValueError(f"{hour} is not the beginning of an hour.")
-    amounts, scale, unpriced, clamped = _measure(facts, hour, end)
+    amounts, scale, unpriced, clamped = _measure(facts, hour, hour, end)
     rows = settle(amounts, scale) if final else floors(amounts, scale)
     total, list_total = sum(row.cost for row in rows), sum(row.list_cost for row in rows)
     return Closing(rows, total, list_total, unpriced, clamped)
 
 
-def _measure(facts: _Facts, hour: Micros, end: Micros) -> _Measured:
+def _measure(facts: _Facts, hour: Micros, begin: Micros, end: Micros) -> _Measured:
+    """What comes together in [begin, end), a part of the hour."""
     node = facts.node
-    start, end = max(hour, node.created), end if node.deleted is None else min(end, node.deleted)
+    start, end = max(begin, node.created), end if node.deleted is None else min(end, node.deleted)
     if start >= end:
         return _Measured([], 1, 0, 0)
     held = _held(facts, hour, start, end)

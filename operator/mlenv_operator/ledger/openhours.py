@@ -324,7 +324,7 @@ def _open(connection: Connection, now: Micros) -> set[Place]:
     )
     return {
         (hour, number)
-        for number, next_hour, created in connection.execute(query)
+        for number, next_hour, created in connection.execute(query).all()
         for hour in _hours(next_hour, created, this)
     }
 
