@@ -198,9 +198,12 @@ class Hour:
 
     def _fill(self) -> None:
         fleet = self._fleet
-        for place in range(fleet.jobs):
-            told = [*fleet.begin(place, self._now + fleet.rng.randrange(300 * SECOND))]
-            self._ledger.observe([*told, *fleet.started(place)])
+        for first in range(0, fleet.jobs, 100):
+            told: list[Fact] = []
+            for place in range(first, min(first + 100, fleet.jobs)):
+                told += fleet.begin(place, self._now + fleet.rng.randrange(300 * SECOND))
+                told += fleet.started(place)
+            self._ledger.observe(told)
         self._now += 300 * SECOND
         for second in range(60):
             self._listen(second, 60, timed=False)

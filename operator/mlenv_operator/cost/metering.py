@@ -28,10 +28,21 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.occupancy import Rate, Slot
     from mlenv_operator.cost.segments import Segment
     from mlenv_operator.cost.shares import Policy
-    from mlenv_operator.cost.spans import Span
+    from mlenv_operator.cost.spans import Life, Owners, Span, State
 
 K = TypeVar("K", bound=Hashable)
 _NOTHING = Amount(0, 0, 0, 0)
+
+
+class _Lived(NamedTuple):
+    """One pod of the node, whatever the window: what it did when, and who pays."""
+
+    pod: Pod
+    times: Life
+    states: list[State]
+    who: Owners
+    weight: int
+    gpus: int
 
 
 class _Held(NamedTuple):
@@ -112,11 +123,12 @@ def growth(  # noqa: PLR0917 - as close
     facts = _Facts(node, pods, marks, node_marks, attributions, segments, policy)
     end = hour + HOUR
     since = min(max(now, hour), end)
-    before, each = _measure(facts, hour, hour, since), _Measured([], 1, 0, 0)
+    lived = _lived(facts)
+    before, each = _measure(facts, lived, hour, (hour, since)), _Measured([], 1, 0, 0)
     until = FOREVER
     if since < end:
         # What a microsecond adds is what that microsecond is: amounts add up over time.
-        each = _measure(facts, hour, since, since + 1)
+        each = _measure(facts, lived, hour, (since, since + 1))
         until = min((one for one in _turns(facts) if one is not None and since < one < end), default=end)
     scale = lcm(before.scale, each.scale)
     bases, steps = dict(_scaled(before, scale)), dict(_scaled(each, scale))
@@ -172,19 +184,21 @@ class _Measured(NamedTuple):
 def _closing(facts: _Facts, hour: Micros, end: Micros, *, final: bool) -> Closing:
     if hour % HOUR:
         raise ValueError(f"{hour} is not the beginning of an hour.")
-    amounts, scale, unpriced, clamped = _measure(facts, hour, hour, end)
+    amounts, scale, unpriced, clamped = _measure(facts, _lived(facts), hour, (hour, end))
     rows = settle(amounts, scale) if final else floors(amounts, scale)
     total, list_total = sum(row.cost for row in rows), sum(row.list_cost for row in rows)
     return Closing(rows, total, list_total, unpriced, clamped)
 
 
-def _measure(facts: _Facts, hour: Micros, begin: Micros, end: Micros) -> _Measured:
-    """What comes together in [begin, end), a part of the hour."""
-    node = facts.node
+def _measure(
+    facts: _Facts, lived: Sequence[_Lived], hour: Micros, window: tuple[Micros, Micros]
+) -> _Measured:
+    """What comes together in the window, a part of the hour."""
+    node, (begin, end) = facts.node, window
     start, end = max(begin, node.created), end if node.deleted is None else min(end, node.deleted)
     if start >= end:
         return _Measured([], 1, 0, 0)
-    held = _held(facts, hour, start, end)
+    held = _held(lived, hour, start, end)
     segments = covering(facts.segments, start, end)
     whole = facts.policy.whole(node)
     mine = [one for one in facts.node_marks if one.node_uid == node.uid]
@@ -194,26 +208,33 @@ def _measure(facts: _Facts, hour: Micros, begin: Micros, end: Micros) -> _Measur
     return _Measured(_amounts(held, stretches, scale), scale, unpriced, sum(one.clamped for one in held))
 
 
-def _held(facts: _Facts, hour: Micros, start: Micros, end: Micros) -> list[_Held]:
-    """The pods of the node that live in [start, end)."""
+def _lived(facts: _Facts) -> list[_Lived]:
+    """The pods of the node."""
     node = facts.node
-    pods = _each_once(pod for pod in facts.pods if pod.node_uid == node.uid)
     marks, attributions = defaultdict(list), defaultdict(list)
     for mark in facts.marks:
         marks[mark.pod_uid].append(mark)
     for told in facts.attributions:
         attributions[told.job_uid].append(told)
     found = []
-    for pod in pods:
+    for pod in _each_once(pod for pod in facts.pods if pod.node_uid == node.uid):
         said = sort_marks(marks[pod.uid])
         times = life(pod, said)
+        who = owners(pod, attributions[pod.job_uid] if pod.job_uid else ())
+        weight = facts.policy.weight(node, pod)
+        gpus = pod.gpus if node.gpus else 0
+        found.append(_Lived(pod, times, states(pod, said, times), who, weight, gpus))
+    return found
+
+
+def _held(lived: Iterable[_Lived], hour: Micros, start: Micros, end: Micros) -> list[_Held]:
+    """Those that live in [start, end)."""
+    found = []
+    for pod, times, said, who, weight, gpus in lived:
         t0, t1 = max(times.scheduled, start), min(times.released, end)
-        clamped = sum(hour <= at < hour + HOUR for at in times.moved) if times.moved else 0
         if t0 < t1:
-            weight = facts.policy.weight(node, pod)
-            who = owners(pod, attributions[pod.job_uid] if pod.job_uid else ())
-            did = spans(states(pod, said, times), who, t0, t1)
-            found.append(_Held(pod, Holding(t0, t1, weight, pod.gpus if node.gpus else 0), did, clamped))
+            clamped = sum(hour <= at < hour + HOUR for at in times.moved) if times.moved else 0
+            found.append(_Held(pod, Holding(t0, t1, weight, gpus), spans(said, who, t0, t1), clamped))
     return found
 
 

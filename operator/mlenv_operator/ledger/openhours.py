@@ -203,22 +203,22 @@ class OpenHours:
         kept = _Hour(growth.since, growth.until, machine, growth.unpriced, growth.unpriced_each)
         self._hours[hour, one.id] = kept
         for row in growth.rows:
-            counted, job = self._place(row.key, node, moves=bool(row.each.held))
+            counted, job = self._place(row.key, one, moves=bool(row.each.held))
             if row.each.held:
                 pace = self._pace(row, growth.whole, machine)
                 kept.moving.append((counted, job, pace, *row.base))
             else:
                 self._rest(kept, (counted, job), row, growth.whole)
 
-    def _place(self, key: Key, node: Node, *, moves: bool) -> tuple[Counted, OpenJob | None]:
+    def _place(self, key: Key, on: NodeFacts, *, moves: bool) -> tuple[Counted, OpenJob | None]:
         """What the row adds to."""
-        to, machine = key.attribution, names.machine_of(node)
-        kind = key.category or key.use
-        group = (to.namespace, to.team, to.use_case, to.model, machine, kind)
+        to = key.attribution
+        group = (to.namespace, to.team, to.use_case, to.model, on.machine_id, key.category or key.use)
         counted = self._counted.get(group)
         if counted is None:
             who = dict(zip(schema.FACETS, names.facet_of(to), strict=True))
-            labels = rollups.counters_of(who, dict(zip(schema.MACHINES, machine, strict=True)), _number(key))
+            machine = dict(zip(schema.MACHINES, names.machine_of(on.node), strict=True))
+            labels = rollups.counters_of(who, machine, _number(key))
             counted = self._counted[group] = Counted(group, labels)
         counted.users += 1
         if not to.job_uid:
