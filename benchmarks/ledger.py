@@ -1,8 +1,8 @@
 """The ledger alone: synthetic jobs are observed, settled, asked, closed and exported, as fast as it goes.
 
 Facts come in the order of time, as an operator would offer them, a batch each simulated minute; every hour is
-settled when it is over. The database is a new SQLite file in a temporary folder, or `--dsn`. Then, in another new
-file, so many jobs live for an hour (see `books.live`): what metering them takes of one core.
+settled when it is over. The database is a new SQLite file in a temporary folder, or `--dsn`. Then, in another
+new file, so many jobs live for an hour (see `books.live`): what metering them takes of one core.
 """
 
 from __future__ import annotations

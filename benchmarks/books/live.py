@@ -1,8 +1,8 @@
-"""An hour of a full fleet, second by second, as the operator's ledger meets it: what metering takes of a CPU.
+"""An hour of a full fleet, second by second, as the ledger meets it: what metering takes of a CPU.
 
-Every job has pods on nodes of eight devices, of which none is free, and every pod a launcher that tells what its
-time went to. Changes come evenly, in turns: a program fails and begins again in the same pods; or a job ends, and
-another begins in its place. Time is made up, so an hour takes minutes; what is done in it is not.
+Every job has pods on nodes of eight devices, of which none is free, and every pod a launcher that tells what
+its time went to. Changes come evenly, in turns: a program fails and begins again in the same pods; or a job
+ends, and another begins in its place. Time is made up, so an hour takes minutes; what is done in it is not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from books.times import Times
-
     from mlenv_operator.cost.facts import Fact, Micros
     from mlenv_operator.cost.observe_spent import Meter
     from mlenv_operator.ledger.ledger import Ledger
@@ -92,7 +91,9 @@ class Fleet:
         number, model = self.begun, self.begun % 500
         self.begun += 1
         uid, team = f"live-job-0000-0000-0000-{number:012d}", f"team-{model % 50}"
-        whom = Attribution(f"ns-{team}", f"live-{number}", uid, team, f"model-{model}", "ranking", team, "gpu")
+        whom = Attribution(
+            f"ns-{team}", f"live-{number}", uid, team, f"model-{model}", "ranking", team, "gpu"
+        )
         yield Attributed(uid, at, whom)
         self.ranks[place] = []
         for index in range(self.pods):
@@ -132,7 +133,7 @@ class Fleet:
 
 
 def beat(rank: Rank, at: Micros) -> BeatView:
-    """What a launcher says: most of the time for steps, some of it waiting, a checkpoint each twenty minutes."""
+    """What a launcher says: mostly steps, some waiting, a checkpoint each twenty minutes."""
     age = max(at - rank.world, 0)
     init = min(age, STARTING)
     rest = age - init
@@ -183,6 +184,7 @@ class Hour:
         self._marks = MemoryMarks()
         self._pace = Pace()
         self._interval = 0
+        self._publish_at = begin
         self._shown = 0
 
     def run(self, seconds: int) -> Share:
@@ -223,9 +225,12 @@ class Hour:
             with self._times.of("settling"):
                 self._ledger.reprice(self._now)
                 self._ledger.settle_all(self._now)
-        if not second % round(self._pace.publish_s):
+        if self._now >= self._publish_at:
+            before = self._times.cpu["publishing"]
             with self._times.of("publishing"):
                 self._shown = len(self._ledger.publish(self._marks, self._now).jobs)
+            pause = self._pace.after_publication(self._times.cpu["publishing"] - before)
+            self._publish_at = self._now + round(pause * SECOND)
         self._now += SECOND
 
     def _change(self, second: int) -> None:
@@ -264,7 +269,7 @@ class Hour:
 
 
 def share(ledger: Ledger, times: Times, fleet: Fleet, types: Sequence[str], minutes: int) -> Share:
-    """What metering this fleet for so many minutes takes, from half past on so that an hour turns within it."""
+    """What metering this fleet for so many minutes takes, from 35 past on: so an hour turns within it."""
     begin = 482_136 * HOUR + HOUR // 2
     ledger.observe(fleet.nodes(types, begin))
     return Hour(ledger, times, fleet, begin).run(60 * minutes)

@@ -88,7 +88,7 @@ def so_far(  # noqa: PLR0917 - as close
 
 
 class Growing(NamedTuple):
-    """One row of an hour that goes on, with costs as numerators: what it is, and what each microsecond adds."""
+    """One row of an hour that goes on, costs as numerators: what it is, and what each microsecond adds."""
 
     key: Key
     base: Amount
@@ -144,8 +144,8 @@ def _turns(facts: _Facts) -> Iterable[Micros | None]:
     yield from (facts.node.created, facts.node.deleted)
     for pod in facts.pods:
         yield from (pod.scheduled, pod.started, pod.finished, pod.released)
-    for one in (*facts.marks, *facts.node_marks):
-        yield one.at
+    yield from (mark.at for mark in facts.marks)
+    yield from (mark.at for mark in facts.node_marks)
     for told in facts.attributions:
         yield told.since
     for segment in facts.segments:

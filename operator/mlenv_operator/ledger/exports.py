@@ -155,9 +155,7 @@ class _Raised(NamedTuple):
     fresh: frozenset[_Key]
 
 
-def publish(
-    database: Database, marks: Marks, floors: Mapping[_Key, list[int]], now: Micros
-) -> Exposition:
+def publish(database: Database, marks: Marks, floors: Mapping[_Key, list[int]], now: Micros) -> Exposition:
     """Raise what is shown to what is known by now, and tell the second place before anybody sees it."""
     told = marks.read()
     with database.changing() as connection:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.explaining import Line, Name
     from mlenv_operator.ledger.exports import Exposition, Marks
     from mlenv_operator.ledger.intake import Observed
-    from mlenv_operator.ledger.opening import Grow, SoFar
+    from mlenv_operator.ledger.opening import SoFar
     from mlenv_operator.ledger.prices import PriceSource
     from mlenv_operator.ledger.queries import Counter, UnpricedHour
     from mlenv_operator.ledger.remembered import Remembered
@@ -71,16 +71,14 @@ class Ledger:
         rules: Rules | None = None,
         close: Close = metering.close,
         so_far: SoFar = metering.so_far,
-        grow: Grow = metering.growth,
     ) -> None:
         self.database = database
         self.prices = prices or NoPrices()
         self.rules = rules or settling.Rules()
         self._close = close
         self._so_far = so_far
-        self._grow = grow
         self._audit = Audit()
-        self._open = OpenHours(grow, self.prices)
+        self._open = OpenHours(metering.growth, self.prices)
         self._lives = Lives()
 
     def begin(self, writer: Writer, since: Micros = 0) -> None:
@@ -156,7 +154,7 @@ class Ledger:
             for kind, amounts in open_.items():
                 old = sums.setdefault(kind, [0, 0, 0, 0])
                 sums[kind] = [a + b for a, b in zip(old, amounts, strict=True)]
-            rate = opening.rate(connection, self._grow, *at) if nodes else 0
+            rate = opening.rate(connection, metering.growth, *at) if nodes else 0
         named = {kind: opening.amounts(amounts) for kind, amounts in sorted(sums.items())}
         cost, list_cost = (
             sum(getattr(one, what) for one in named.values()) for what in ("cost", "list_cost")

@@ -247,7 +247,8 @@ class OpenHours:
         hour = self._hours.pop(place)
         for rest in hour.resting:
             _fix(rest, -1)
-        for counted, job, *_ in (*hour.resting, *hour.moving):
+        used = [(rest[0], rest[1]) for rest in hour.resting] + [(row[0], row[1]) for row in hour.moving]
+        for counted, job in used:
             counted.users -= 1
             if not counted.users:
                 del self._counted[counted.key]

@@ -1,4 +1,4 @@
-"""An hour that goes on, measured once: at every moment until facts turn it is what measuring anew would say."""
+"""An hour that goes on, measured once: until facts turn, it is what measuring anew would say."""
 
 from cost_facts import MINUTE, T0, Trace, traces
 from hypothesis import given, settings

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.segments import Segment
     from mlenv_operator.ledger.live import LiveJob
     from mlenv_operator.ledger.openhours import Opened
-    from mlenv_operator.ledger.prices import PriceSource
 
 MINUTE = 60 * SECOND
 
@@ -100,7 +99,7 @@ def assert_kept_is_anew(ledger: Ledger, now: Micros) -> tuple[LiveJob, ...]:
 
 
 def moments(rng: random.Random, begin: Micros, count: int) -> Iterator[Micros]:
-    """Publications: mostly half a minute apart, some on a full minute, some hours apart, some back in time."""
+    """Publications: mostly half a minute apart, some on a full minute, hours apart, or back in time."""
     now = begin
     for _ in range(count):
         now += rng.choice([30 * SECOND, 30 * SECOND, SECOND // 7, 11 * MINUTE, HOUR, -2 * MINUTE])
@@ -160,7 +159,7 @@ def statements(ledger: Ledger) -> list[str]:
 
 def test_facts_of_which_nothing_has_changed_are_not_read_again(ledger: Ledger) -> None:
     one, two = node("a"), node("b")
-    ledger.observe([one, two, Attributed("uid-j", 0, attribution("j")), Attributed("uid-k", 0, attribution("k"))])
+    ledger.observe([one, two, *(Attributed(f"uid-{job}", 0, attribution(job)) for job in "jk")])
     ledger.observe([pod("p", "j", one, started=START + MINUTE), pod("q", "k", two, started=START + MINUTE)])
     marks = MemoryMarks()
     before = ledger.publish(marks, START + 10 * MINUTE)
