@@ -71,17 +71,20 @@ class Stage:
             log,
             POD_NAME=f"operator-{len(self.operators)}",
             MLENV_OPERATOR_LEDGER_DSN=dsn or self.dsn,
-            MLENV_OPERATOR_LEASE_DURATION_S="6",
-            MLENV_OPERATOR_LEASE_RENEW_DEADLINE_S="4",
+            MLENV_OPERATOR_LEASE_DURATION_S="60",
+            MLENV_OPERATOR_LEASE_RENEW_DEADLINE_S="40",
             MLENV_OPERATOR_LEASE_RETRY_PERIOD_S="1",
         )
         self.operators.append(self.stack.enter_context(one))
         return log
 
     def kill_operator(self, number: int) -> None:
-        """SIGKILL."""
+        """SIGKILL of the one that leads; its Lease, long enough for any machine, is given away."""
         self.operators[number].kill()
         self.operators[number].wait()
+        lease = ("lease", names.LEASE_NAME, "-n", self.team)
+        assert self.kubectl.json("get", *lease)["spec"]["holderIdentity"].startswith(f"operator-{number}_")
+        self.kubectl.ok("patch", *lease, "--type=merge", "-p", '{"spec": {"holderIdentity": ""}}')
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + DEADLINE_S
