@@ -161,8 +161,13 @@ class Stage:
         return at
 
     def end_pod(self, job: str, started: datetime, seconds: int, code: int = 0) -> None:
-        """All its containers have ended, so many seconds after it was scheduled."""
-        times = {"startedAt": stamp(started), "finishedAt": stamp(started + timedelta(seconds=seconds))}
+        """All its containers have ended, so many seconds after it was scheduled, and that time is over.
+
+        What ends in the future has held nothing of a node that is gone by then.
+        """
+        ended = started + timedelta(seconds=seconds)
+        self.until(lambda: datetime.now(UTC) >= ended, "so many seconds are over")
+        times = {"startedAt": stamp(started), "finishedAt": stamp(ended)}
         self._say(job, "Failed" if code else "Succeeded", {"terminated": {"exitCode": code, **times}})
 
     def _say(self, job: str, phase: str, state: Raw) -> None:
