@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 Raw = dict[str, Any]
-PATIENCE = 240.0
+PATIENCE = 600.0
 STEPS = 240
 PROGRAM = """
 import hashlib, sys, time
