@@ -35,10 +35,11 @@ NODES = 3
 LEADS = 401
 """The answer of a leader to a beat without a token; others do not even ask for one."""
 SHORT_LEASE = {
-    "MLENV_OPERATOR_LEASE_DURATION_S": "8",
-    "MLENV_OPERATOR_LEASE_RENEW_DEADLINE_S": "5",
+    "MLENV_OPERATOR_LEASE_DURATION_S": "14",
+    "MLENV_OPERATOR_LEASE_RENEW_DEADLINE_S": "10",
     "MLENV_OPERATOR_LEASE_RETRY_PERIOD_S": "0.5",
 }
+"""Waited out in some tests; but no shorter deadline than the default, or a busy machine loses it by itself."""
 
 
 @pytest.fixture(scope="module")
