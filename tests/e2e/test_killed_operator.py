@@ -39,7 +39,7 @@ SHORT_LEASE = {
     "MLENV_OPERATOR_LEASE_RENEW_DEADLINE_S": "10",
     "MLENV_OPERATOR_LEASE_RETRY_PERIOD_S": "0.5",
 }
-"""Waited out in some tests; but no shorter deadline than the default, or a busy machine loses it by itself."""
+"""Waited out in some tests; but with the default deadline, or a busy machine loses it by itself."""
 
 
 @pytest.fixture(scope="module")
