@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import secrets
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.api, pytest.mark.timeout(3600)]  # the first one may build the server
 
 QUOTAS = Resource("", "v1", "resourcequotas")
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -319,10 +318,12 @@ async def test_metadata_is_watched_without_bodies(client: Client, namespace: str
 
 
 async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> None:
-    timing = LeaseTiming(duration_s=6, renew_deadline_s=4, retry_period_s=0.3)
+    # The first one's would run out too late for this test: the second gets it because it is given away.
+    long = LeaseTiming(duration_s=10 * DEADLINE_S, renew_deadline_s=5 * DEADLINE_S, retry_period_s=0.3)
+    short = LeaseTiming(duration_s=6, renew_deadline_s=4, retry_period_s=0.3)
     clock = SystemClock()
 
-    def candidate(name: str) -> Lease:
+    def candidate(name: str, timing: LeaseTiming) -> Lease:
         store = KubeLeaseStore(client, namespace, "lead")
         return Lease(
             store,
@@ -334,7 +335,7 @@ async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> N
             timing=timing,
         )
 
-    first, second = candidate("a"), candidate("b")
+    first, second = candidate("a", long), candidate("b", short)
     await first.acquire()
     keeper, waiter = asyncio.create_task(first.keep()), asyncio.create_task(second.acquire())
     await until(lambda: second.leader_address == "http://a")
@@ -343,13 +344,11 @@ async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> N
     assert stored["spec"]["renewTime"].endswith("Z")
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
-    released = time.monotonic()
     await first.release()
     async with asyncio.timeout(DEADLINE_S):
         await waiter
-    assert time.monotonic() - released < timing.duration_s, "released, not run out"
     assert second.transitions == first.transitions + 1
-    third = candidate("c")
+    third = candidate("c", short)
     async with asyncio.timeout(DEADLINE_S):  # the second dies without a word
         await third.acquire()
     assert not second.surely_ours(clock.monotonic())
@@ -365,7 +364,7 @@ async def test_the_lease_is_renewed_while_all_other_connections_are_taken(
     renewals: set[str] = set()
     log, few = tmp_path / "operator.log", {"MLENV_OPERATOR_API_CONNECTIONS": str(watches)}
     with operator_process(kubectl.kubeconfig, namespace, log, **few) as process:
-        async with asyncio.timeout(2 * DEADLINE_S):
+        async with asyncio.timeout(DEADLINE_S):
             while len(renewals) < 3:
                 assert process.poll() is None, log.read_text()
                 lease = await store.read()

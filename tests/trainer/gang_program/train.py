@@ -30,6 +30,8 @@ EVERY = os.environ.get("EVERY", "5")
 SLOWLY = "SLOWLY" in os.environ
 DIE = os.environ.get("DIE")
 """attempt:rank:step after which it kills itself."""
+SETTLED = "SETTLED" in os.environ
+"""It does so only when all that it has begun to save is sealed in its own folder, too."""
 SPOIL = os.environ.get("SPOIL")
 """attempt:rank:step in which one of its moments becomes NaN."""
 LANES = int(os.environ.get("LANES", "6"))
@@ -148,6 +150,8 @@ with ml.Session(job, report_every=0, checkpoint=policy, net=net, opt=opt, data=d
         if SLOWLY:
             time.sleep(0.02)
         if now(DIE, run, step=run.step):
+            if SETTLED and run._keeper is not None:
+                run._keeper._ck.wait()
             os.kill(os.getpid(), signal.SIGKILL)
 end = {"step": run.step, "samples": run.samples, "epoch": run.epoch, "data": data.state_dict()}
 (OUT / f"end-{job.rank}").write_text(json.dumps({**end, "weights": digest()}))
