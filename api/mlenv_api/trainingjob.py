@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from mlenv_api import cel
 from mlenv_api.base import Model
-from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest
+from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest, DoubtedRef
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
@@ -223,6 +223,10 @@ class CheckpointStatus(Model):
     """The newest one that is whole and safe from the end of its processes."""
     uploaded: UploadedRef | None = None
     """The newest one of which a store has every byte; what is sealed beyond it a lost node may cost."""
+    sane: CheckpointRef | None = None
+    """The newest one that armed sanity checks found nothing against; null: no check is armed, or none was."""
+    insane: DoubtedRef | None = None
+    """The newest one, where armed checks speak against it: it is kept for people, and not gone on from."""
     ceiling_step: int | None = Field(default=None, ge=0)
     """After a rollback nothing newer is resumed from."""
     since_attempt: int = Field(default=1, ge=1)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch.distributed as dist
 
 from mlenv import claim, depot, record, rules, spent
-from mlenv.ckpt import retain, seal, things
+from mlenv.ckpt import retain, things
 from mlenv.ckpt.errors import CheckpointError, Misconfigured, NothingToResume
 from mlenv.cursor import Cursor
 from mlenv.data.errors import DataError
+from mlenv.notice import Notice, identity
 from mlenv.pace import Pace
 from mlenv_api.exitcodes import ExitCode
-from mlenv_api.protocol import Checkpoint, Origin
+from mlenv_api.protocol import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -158,13 +159,20 @@ class Keeper:
             claim.settle(self._job, self._ck.control, _origin(start, lost=bool(lost)), self._say)
             _spoken.add((self._job.uid, self._job.attempt))
         self._from = start.step
-        self._ck.heard = self._sealed
-        if own is not None:
-            self._sealed(own)
+        self._listen(own)
         self._open = True
         self._pace = Pace(self._every_seconds, start.step, time.monotonic())
         self._next_look = start.step + 1
         return Begun(start, self._words(start, mine), own.metrics if own else {})
+
+    def _listen(self, own: Seal | None) -> None:
+        """Have the launcher told of what is sealed; without one nobody asks."""
+        if self._job.local_rank != 0 or self._rules.known is None:
+            return
+        notice = Notice(self._job, armed=self._policy.sanity is not None and bool(self._policy.sanity.armed))
+        self._ck.heard = notice.sealed
+        if own is not None:
+            notice.begun(own)
 
     def _restored(self, mine: rules.Rules) -> Start:
         def look() -> Start:
@@ -201,15 +209,6 @@ class Keeper:
             f"goes on from step {start.step}, saved by attempt {start.seal.attempt}{world} "
             f"({self.folder / start.seal.folder}){passed}{_missed(start, mine)}{remark}"
         )
-
-    def _sealed(self, whole: Seal) -> None:
-        """Have the launcher tell; without one, or where it cannot be written, nobody hears of it for now."""
-        if self._job.local_rank != 0 or self._rules.known is None:
-            return
-        told = record.Told(attempt=self._job.attempt, sealed=_identity(whole, seal.digest(whole)))
-        with contextlib.suppress(OSError):
-            record.write(self._job.run_dir, record.SEALED, told)
-            record.poke(self._job.run_dir, self._job.attempt)
 
     def _ordered(self) -> int:
         """How many checkpoints the operator has ordered."""
@@ -363,15 +362,11 @@ def give_up(error: CheckpointError) -> SystemExit:
     return SystemExit(ExitCode.RETRY if passing else ExitCode.DO_NOT_RETRY)
 
 
-def _identity(whole: Seal, digest: str, step: int | None = None) -> Checkpoint:
-    return Checkpoint(attempt=max(1, whole.attempt), step=whole.step if step is None else step, digest=digest)
-
-
 def _origin(start: Start, *, lost: bool) -> Origin:
     """What is proposed. Of another run's checkpoint the digest, at step 0: steps count from here."""
     if start.seal is None or start.digest is None:
         return Origin(lost=lost)
-    return Origin(checkpoint=_identity(start.seal, start.digest, start.step), lost=lost)
+    return Origin(checkpoint=identity(start.seal, start.digest, start.step), lost=lost)
 
 
 def _missed(start: Start, mine: rules.Rules) -> str:

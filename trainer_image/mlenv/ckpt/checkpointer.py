@@ -293,7 +293,7 @@ class Checkpointer:
         else:
             self.sealed = whole
             self.stats.succeed(copied)
-            self.heard(whole)
+        self.heard(whole)
         self.house.tidy()
 
     def _weighed(self, work: writer.Work) -> writer.Work:
