@@ -46,6 +46,23 @@ def test_the_job_says_what_is_not_sane_and_that_it_is_again(rig: Rig, tmp_path: 
         job.close()
 
 
+def test_where_none_was_ever_sane_the_next_attempt_begins_anew(rig: Rig, tmp_path: Path) -> None:
+    job = platform(rig, tmp_path / "never", INSANE="1", ARMED="metric_floor")
+    try:
+        job.attempt_in(AttemptState.COMPLETE, least=2)
+        assert [one.reason for one in reversed(job.status.attempts)] == ["RolledBack", "Completed"]
+        assert job.status.attempts[0].resumed_from == 0
+        said = [one.message for one in job.operator.events if one.reason == "CheckpointsLost"]
+        assert [one.rpartition(": ")[2] for one in said] == ["no checkpoint was sane"]
+        text = job.launchers["ranker-0-0"].text()
+        assert "to go back to the beginning, as no checkpoint was sane" in text
+        assert "warning: training begins anew. none of the" in text
+        assert "fresh start at step 0 (no sane checkpoint in" in text
+        assert job.errors == []
+    finally:
+        job.close()
+
+
 def test_checks_that_only_observe_are_not_told(rig: Rig, tmp_path: Path) -> None:
     job = platform(rig, tmp_path / "observed", INSANE="7", ARMED="")
     try:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from mlenv import record
 from mlenv.ckpt import seal
 from mlenv_api.checkpoints import MAX_CHECK, MAX_FAILED, MAX_REASON, FailedCheck
-from mlenv_api.protocol import Checkpoint, Judged
+from mlenv_api.protocol import Checkpoint, Judged, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlenv.ckpt.restore import Start
     from mlenv.ckpt.seal import Seal
     from mlenv.job import Job
 
@@ -48,6 +49,13 @@ class Notice:
 def identity(whole: Seal, digest: str, step: int | None = None) -> Checkpoint:
     """A sealed checkpoint as messages name it."""
     return Checkpoint(attempt=max(1, whole.attempt), step=whole.step if step is None else step, digest=digest)
+
+
+def origin(start: Start, *, lost: bool) -> Origin:
+    """What is proposed. Of another run's checkpoint the digest, at step 0: steps count from here."""
+    if start.seal is None or start.digest is None:
+        return Origin(lost=lost)
+    return Origin(checkpoint=identity(start.seal, start.digest, start.step), lost=lost)
 
 
 def failed(reasons: Sequence[str]) -> tuple[FailedCheck, ...]:

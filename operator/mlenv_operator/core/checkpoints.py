@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api.checkpoints import MAX_CHECK, MAX_REASON, CheckpointRef, DoubtedRef, FailedCheck
+from mlenv_api.checkpointspec import ResumePolicy
 from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Checkpoint
 from mlenv_api.tracking import UploadedRef
-from mlenv_api.trainingjob import AttemptState, CheckpointStatus, ResumePolicy
+from mlenv_api.trainingjob import AttemptState, CheckpointStatus
 from mlenv_operator.core.classify import TERMINAL, speaks
 from mlenv_operator.core.requests import served
 from mlenv_operator.core.text import clip, quote

@@ -9,7 +9,7 @@ from runs import Run
 from worlds import heard
 
 from mlenv_api.checkpoints import MAX_FAILED, MAX_REASON, FailedCheck
-from mlenv_api.protocol import Beat, Judged
+from mlenv_api.protocol import Beat, Judged, Origin
 from mlenv_api.trainingjob import AttemptState, CheckpointStatus
 from mlenv_operator.core.answers import matters
 
@@ -142,6 +142,17 @@ def test_an_attempt_that_ends_at_once_has_still_said_what_was_wrong() -> None:
     run.fails(77)
     assert run.steps == (4, 4, 6)
     assert run.events() == [("SanityCheckFailed", True)]
+
+
+def test_a_new_start_over_what_was_never_sane_says_why() -> None:
+    run = armed(checkpoint=SPOOL)
+    for launcher in run.launchers:
+        launcher.step = 7
+    run.seals(6, **COLLAPSED).fails(77)
+    run.launchers[0].origin = Origin()
+    run.beat()
+    (said,) = (one.message for one in run.operator.events if one.reason == "CheckpointsLost")
+    assert said == "attempt 2 starts at step 0, and 7 committed steps are lost: no checkpoint was sane"
 
 
 def test_each_attempt_that_fails_is_said() -> None:
