@@ -156,7 +156,14 @@ async def test_the_record_of_checkpoints_is_kept_as_it_was_written(client: Clien
     sealed = {"step": 41000, "attempt": 2, "digest": "0" * 64, "time": "2026-01-01T00:00:00Z"}
     status = {
         "attempt": {"number": 2, "state": "Running", "since": "2026-01-01T00:00:00Z", "origin": {}},
-        "checkpoint": {"sealed": sealed, "ceilingStep": 45000, "sinceAttempt": 2, "spool": "claim"},
+        "checkpoint": {
+            "sealed": sealed,
+            "sane": dict(sealed),
+            "insane": {**sealed, "step": 41200, "failed": [{"check": "probe", "message": "it raised"}]},
+            "ceilingStep": 45000,
+            "sinceAttempt": 2,
+            "spool": "claim",
+        },
     }
     stored = await client.update_status(TRAINING_JOBS, made | {"status": status})
     assert stored["status"]["attempt"]["origin"] == {}

@@ -76,11 +76,13 @@ def metrics(job: TrainingJob) -> tuple[tuple[str, str], ...]:
 
 
 def checkpoint(job: TrainingJob, now: datetime) -> str:
-    """The newest checkpoint, as ``step 4100, by attempt 2, 40 s ago``."""
-    sealed = job.status.checkpoint.sealed if job.status.checkpoint else None
-    if sealed is None:
-        return NOTHING
-    return f"step {sealed.step}, by attempt {sealed.attempt}, {age(sealed.time, now)} ago"
+    """The newest checkpoint, as ``step 4100, by attempt 2, 40 s ago``; and a newer one that is not sane."""
+    record = job.status.checkpoint
+    sealed, doubted = (record.sealed, record.insane) if record else (None, None)
+    said = NOTHING
+    if sealed is not None:
+        said = f"step {sealed.step}, by attempt {sealed.attempt}, {age(sealed.time, now)} ago"
+    return f"{said}; that of step {doubted.step} is not sane" if doubted else said
 
 
 def nodes(job: TrainingJob) -> str:

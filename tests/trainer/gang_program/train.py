@@ -40,6 +40,7 @@ SHARDS = "SHARDS" in os.environ
 """fully_shard instead of DDP."""
 INSANE = int(os.environ.get("INSANE", "0"))
 """From this step on, in the first attempt, a metric is below the floor that an armed check holds."""
+ARMED = tuple(os.environ.get("ARMED", "metric_floor probe").split())
 NEWEST = int(os.environ.get("NEWEST", "0"))
 
 
@@ -120,9 +121,7 @@ net = distributed()
 opt = torch.optim.AdamW(net.parameters(), 0.01)
 torch.manual_seed(100 + job.rank)
 line_of_numbers = torch.linspace(0, 1, 8).unsqueeze(1)
-sanity = ml.Sanity(
-    armed=("metric_floor", "probe"), floors={"quality": 0.5}, probe=lambda: net(line_of_numbers)
-)
+sanity = ml.Sanity(armed=ARMED, floors={"quality": 0.5}, probe=lambda: net(line_of_numbers))
 seconds = float(EVERY[:-1]) if EVERY.endswith("s") else None
 policy = ml.Checkpoints(
     every_steps=None if seconds else int(EVERY),

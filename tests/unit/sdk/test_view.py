@@ -55,6 +55,9 @@ def test_checkpoints_are_told_beside_the_program_s_own_values() -> None:
     assert words.metrics(told) == (("loss", "0.5"),)
     assert words.checkpoint(told, NOW) == "step 40, by attempt 2, 40 s ago"
     assert words.checkpoint(typed(job()), NOW) == "-"
+    doubted = {"step": 60, "attempt": 2, "digest": "c" * 64, "failed": [{"check": "probe", "message": "x"}]}
+    told = typed(job(checkpoint={"insane": doubted}))
+    assert words.checkpoint(told, NOW) == "-; that of step 60 is not sane"
 
 
 def test_eta_is_told_while_the_job_runs() -> None:
