@@ -1,8 +1,9 @@
-"""`./run demo` as a person runs it: what it shows is there."""
+"""`./run demo` as a person runs it: what it shows is there, and its bill is what one adds up by hand."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import urllib.request
 from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,11 @@ ROOT = Path(__file__).parents[2]
 MLENV = Path(sys.prefix) / "bin" / "mlenv"
 NAME = "mlenv-tdemo"
 JOB = "movielens-ranker"
+PRICES = ROOT / "operator/mlenv_operator/cost/data/aws-2026-07-20.csv"
+GPUS = 4
+"""Of a g5.12xlarge; each pod asks for one."""
+ROUNDING = 500
+"""Nanodollars: an open hour has a floor in each of its rows, a pod, attempt and category each."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,31 @@ def shown() -> Iterator[Shown]:
     cluster.down()
     assert server is not None, "it stays while the cluster does"
     assert cluster.leftovers() == []
+
+
+def told(cluster: Cluster, *words: str) -> Any:
+    """What `mlenv cost` tells, as JSON."""
+    argv = [MLENV, "--kubeconfig", cluster.kubeconfig, "cost", *words, "-o", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def paid() -> int:
+    """Nanodollars of an hour, as the shipped file has them."""
+    with PRICES.open(newline="") as file:
+        (row,) = [one for one in csv.DictReader(file) if one["instance_type"] == "g5.12xlarge"]
+    return int(Fraction(row["effective_usd_per_hour"]) * 10**9)
+
+
+def held(pod: dict[str, Any]) -> int:
+    """Seconds from the moment that a pod was scheduled to the end of its last container."""
+    status = pod["status"]
+    assert status["phase"] in {"Succeeded", "Failed"}, pod
+    (begin,) = [one["lastTransitionTime"] for one in status["conditions"] if one["type"] == "PodScheduled"]
+    containers = [*status["containerStatuses"], *status["initContainerStatuses"]]
+    end = max(one["state"]["terminated"]["finishedAt"] for one in containers)
+    return int((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
 
 
 def test_all_pods_were_lost_and_training_went_on_from_the_artifact(shown: Shown) -> None:
@@ -109,3 +142,24 @@ def test_the_key_is_in_its_secret_and_was_shown_nowhere(shown: Shown) -> None:
     places = [shown.text, *map(json.dumps, (*shown.pods.values(), environment))]
     assert len(key) == 40
     assert [place for place in places if key in place] == []
+
+
+def test_the_bill_is_what_one_adds_up_by_hand(shown: Shown) -> None:
+    bill = told(shown.cluster, JOB)
+    seconds = [held(pod) for pod in shown.pods.values()]
+    expected = Fraction(paid() * sum(seconds), 3600 * GPUS)
+    assert abs(int(bill["costNanos"]) - expected) <= ROUNDING, (bill, seconds)
+    assert min(seconds) > 0
+
+
+def test_it_is_split_and_the_redone_steps_are_lost_work(shown: Shown) -> None:
+    bill = told(shown.cluster, JOB)
+    split = {one["category"]: int(one["costNanos"]) for one in bill["categories"]}
+    assert sum(split.values()) == int(bill["costNanos"])
+    lost = re.search(r": (\d+) of these steps were done again", shown.text)
+    assert lost
+    assert int(lost[1]) > 0, shown.text
+    assert split["lost_work"] > 0, split
+    assert split["productive"] > 0, split
+    assert re.search(r"^lost_work .*\$0\.\d{4}$", shown.text, re.MULTILINE), shown.text
+    assert "g5.12xlarge of aws in us-east-1, at $5.672 an hour" in shown.text

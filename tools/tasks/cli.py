@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HELP = """\
-./run demo [--keep] [--yes]    a real Kubernetes, a recommender on two nodes, lost, and resumed;
+./run demo [--keep] [--yes]    a real Kubernetes, a recommender on two nodes, lost, resumed, and billed;
                                --name NAME for another cluster than mlenv
 ./run test [--slow] [--yes]    every check and every test; --tier NAME (again and again) for some of them
 ./run lint                     formatting, rules, types, layers, generated files

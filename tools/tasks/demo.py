@@ -1,4 +1,4 @@
-"""``./run demo``: a recommender on two nodes of a real Kubernetes, lost half-way, and resumed."""
+"""``./run demo``: a recommender on two nodes of a real Kubernetes, lost half-way, resumed, and billed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlenv_sdk import Client, MlenvError, NotFound, TrainingJob
 from mlenv_sdk.manifests import load
 from mlenv_sdk.view.describe import ending
 from mlenv_sdk.view.live import follow
-from tasks import demo_wandb, machine
+from tasks import demo_money, demo_wandb, machine
 from tasks.process import ROOT, TaskError, say
 from tasks.process import run as execute
 
@@ -58,19 +58,22 @@ def run(*, keep: bool, name: str = CLUSTER) -> int:
             _explain(cluster, job)
             return 1
         _result(cluster, job, loss)
+        _bill(cluster, job)
         return 0
 
 
 def _install(cluster: Cluster, tracking: Tracking) -> None:
-    """The platform, with an environment that has jobs tracked."""
+    """The platform, with a ledger, and with an environment that has jobs tracked."""
     data = _data()
+    demo_money.pretend(cluster)
     install(
         cluster,
         ROOT,
         mounts={"/data": data, "/examples": EXAMPLE.parent},
+        values=demo_money.ledger(cluster),
         environment=tracking.environment(),
     )
-    cluster.kubectl.apply(tracking.secret(NAMESPACE))
+    cluster.kubectl.apply(tracking.secret(NAMESPACE), *demo_money.account(NAMESPACE))
 
 
 def _train(cluster: Cluster, tracking: Tracking) -> tuple[TrainingJob, Loss]:
@@ -183,6 +186,16 @@ def _brought(cluster: Cluster, job: TrainingJob) -> str:
     return next((line for line in found.splitlines() if BROUGHT in line), "")
 
 
+def _bill(cluster: Cluster, job: TrainingJob) -> None:
+    """What it cost, once its pods have ended and are charged."""
+    name = job.metadata.name
+    with cluster.reporter.step("Last checkpoint in the store, and the last pod charged"):
+        if not demo_money.settled(cluster, NAMESPACE, name):
+            raise LocalError(f"The pods of {name} were not charged within {demo_money.ENDS_SECONDS} s.")
+    _shown(cluster, "mlenv", "cost", name)
+    say(demo_money.terms())
+
+
 def _explain(cluster: Cluster, job: TrainingJob) -> None:
     """What a person would look at next, done for them."""
     say(f"\n{ending(job)}\n")
@@ -255,7 +268,7 @@ The cluster is still up. What to type next:
   kubectl get tj
   kubectl describe tj
   mlenv logs {_job_name()} --tail 20
-  mlenv describe {_job_name()}{shown}
+  mlenv cost explain {_job_name()}{shown}
   mlenv local status{_named(cluster)}
   mlenv local down{_named(cluster)}                        # when you have seen enough
 """
