@@ -110,9 +110,10 @@ def test_all_pods_were_lost_and_training_went_on_from_the_artifact(shown: Shown)
     page = re.search(r"^The run: (\S+)$", shown.text, re.MULTILINE)
     assert brought, shown.text
     assert page, shown.text
-    assert f"Attempt 2 goes on from {brought[1]}" in shown.text
+    # The second, or the third: the operator may hear of the two pods one after the other.
+    assert re.search(rf"Attempt [23] goes on from {brought[1]}$", shown.text, re.MULTILINE), shown.text
     assert f"Run: {page[1]}\n" in shown.text
-    assert re.search(r"attempt 2 went on from step [1-9]", shown.text)
+    assert re.search(r"attempt [23] went on from step [1-9]", shown.text)
     assert re.search(r"AUC 0\.7\d+ on held-out data", shown.text)
 
 
