@@ -85,6 +85,21 @@ def checkpoint(job: TrainingJob, now: datetime) -> str:
     return f"{said}; that of step {doubted.step} is not sane" if doubted else said
 
 
+def stored(job: TrainingJob) -> str:
+    """The newest checkpoint in the store, as ``step 4100, by attempt 2, as ads/ranker/ctr-77aa-ckpt:v7``."""
+    found = job.status.checkpoint.uploaded if job.status.checkpoint else None
+    if found is None:
+        return NOTHING
+    name = f", as {found.artifact}" if found.artifact else ""
+    return f"step {found.step}, by attempt {found.attempt}{name}"
+
+
+def run_page(job: TrainingJob) -> str:
+    """The page of the job's run, once the store has a checkpoint of it; else empty."""
+    found = job.status.checkpoint.uploaded if job.status.checkpoint else None
+    return found.url if found else ""
+
+
 def nodes(job: TrainingJob) -> str:
     """``1/2``: pods that run, of those wanted; of an ended job only how many it had."""
     desired = job.status.nodes.desired or job.spec.trainer.num_nodes
