@@ -53,6 +53,7 @@ FLOORS: Final = {
     "double_worlds": 0.0,
 }
 CONNECTIONS: Final = 32
+SLOWEST: Final = 5
 MOST_AWAITED_S: Final = 60.0
 EVERYWHERE: Final = ""
 Raw = dict[str, Any]
@@ -118,6 +119,8 @@ class Lags:
     failures: list[float] = field(default_factory=list)
     lost: int = 0
     """Changes that no status spoke of within a minute."""
+    told: list[tuple[float, str]] = field(default_factory=list)
+    """Each with its story: the slowest say who was in the way."""
 
 
 class Changes:
@@ -126,11 +129,12 @@ class Changes:
     def __init__(self, client: Client, view: View, pods: int) -> None:
         self._client, self._view, self._pods = client, view, pods
         self._busy: set[str] = set()
+        self._start = 0.0
         self.lags = Lags()
 
     async def make(self, per_second: float, seconds: float) -> None:
         """So many a second, for so long."""
-        start = time.time()
+        self._start = start = time.time()
         async with asyncio.TaskGroup() as group:
             for number in range(int(per_second * seconds)):
                 await asyncio.sleep(max(0.0, start + number / per_second - time.time()))
@@ -168,11 +172,15 @@ class Changes:
     async def _follow(
         self, name: str, began: float, times: list[float], holds: Callable[[Seen], bool]
     ) -> None:
+        taken = time.time() - began
         at = await self._view.when(name, holds)
         if at is None:
             self.lags.lost += 1
-        else:
-            times.append(at - began)
+            return
+        times.append(at - began)
+        when = f"{name}, changed {began - self._start:.1f} s after the first"
+        story = f"{when}: taken in {taken:.2f} s, told after {at - began:.2f} s"
+        self.lags.told.append((at - began, story))
 
 
 async def edit(client: Client, name: str, namespace: str) -> int:
@@ -212,6 +220,7 @@ class Bench:
             watching(kube, EVERYWHERE, {TRAINING_JOBS: self._view.saw}),
         ):
             filled = await self._fill(kube)
+            await self._rest(session)
             held = await self._hold(kube, session)
             started = await self._start_cold(kube, session)
         size = {"jobs": self._args.jobs, "pods": self._args.pods}
@@ -253,6 +262,8 @@ class Bench:
         changes = Changes(kube, self._view, self._args.pods)
         await changes.make(self._args.changes, self._args.seconds)
         lags, elapsed = changes.lags, time.time() - began
+        for _, story in sorted(lags.told)[-SLOWEST:]:
+            say(story)
         return {
             "rss_mb": round(self._memory(), 1),
             "peak_rss_mb": round(usage([self._operator.pid]).peak_mb, 1),

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 from pydantic import AwareDatetime, Field
 
 from mlenv_api.base import Model
+from mlenv_api.checkpoints import MAX_FAILED, FailedCheck
 
 PROTOCOL: Final = 1
 OLDEST_PROTOCOL: Final = 1
@@ -123,6 +124,14 @@ class Checkpoint(Model):
     """SHA-256 of its seal, which covers every file."""
 
 
+class Judged(Model):
+    """What armed sanity checks say of one sealed checkpoint."""
+
+    checkpoint: Checkpoint
+    failed: tuple[FailedCheck, ...] = Field(default=(), max_length=MAX_FAILED)
+    """What speaks against going on from it; nothing: it is sane."""
+
+
 class Uploaded(Checkpoint):
     """A checkpoint of which a store has every byte: it was read back."""
 
@@ -174,6 +183,8 @@ class Beat(Model):
     """What the time of `attempt` went to; None when its program does not tell."""
     sealed: Checkpoint | None = None
     """The newest checkpoint that this node's ranks know to be sealed, while `attempt` runs."""
+    judged: Judged | None = None
+    """The newest checkpoint that armed checks looked at, sane or not; None: no check is armed."""
     uploaded: Uploaded | None = None
     """The newest checkpoint that the store has whole, as this pod's courier knows (index 0 only)."""
     degraded: Degraded | None = None

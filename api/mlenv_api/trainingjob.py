@@ -9,7 +9,8 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from mlenv_api import cel
 from mlenv_api.base import Model
-from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest
+from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest, DoubtedRef
+from mlenv_api.checkpointspec import CheckpointSpec
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
@@ -60,54 +61,6 @@ class FailurePolicy(Model):
 
     max_restarts: int = Field(default=3, ge=0, le=10000)
     """New attempts after faults of the program; disruptions are never counted."""
-
-
-class ResumePolicy(StrEnum):
-    """What an attempt runs from."""
-
-    AUTO = "Auto"
-    """The newest good checkpoint; a fresh start only where none ever was, or all went with their pods."""
-    REQUIRED = "Required"
-    """A checkpoint, also for the first attempt, or the job fails: one of its own, else the one in `from`."""
-    NEVER = "Never"
-    """Starts over, and ignores what is there; what is saved from then on is resumed from as with Auto."""
-    FROM = "From"
-    """Starts from the checkpoint that `from` names; what is saved then is resumed from as with Auto."""
-
-
-class Resume(Model):
-    """What an attempt runs from."""
-
-    model_config = ConfigDict(json_schema_extra=cel.RESUME)
-
-    policy: ResumePolicy = ResumePolicy.AUTO
-    """Auto, Required, Never or From."""
-    from_: Annotated[str, Field(max_length=1024)] | None = Field(default=None, alias="from")
-    """With From and Required: a checkpoint's folder in the pods, or its version in W&B: ads/ctr/x-ckpt:v7."""
-    things: tuple[Annotated[str, Field(max_length=253)], ...] = Field(default=(), max_length=64)
-    """With `from`: names of the Session's things to take, as net; all unless set."""
-
-
-class Spool(Model):
-    """Where checkpoints are sealed."""
-
-    volume_claim_name: Name253
-    """A PersistentVolumeClaim that all nodes can mount (ReadWriteMany), or the one node of the job."""
-
-
-class CheckpointSpec(Model):
-    """When the Session of a program saves, where, and what it goes on from."""
-
-    model_config = ConfigDict(json_schema_extra=cel.CHECKPOINT)
-
-    interval_seconds: int | None = Field(default=None, ge=1, le=604800)
-    """A checkpoint every so many seconds; 300 unless this or intervalSteps is set."""
-    interval_steps: int | None = Field(default=None, ge=1)
-    """A checkpoint every so many optimizer steps, instead of by time."""
-    spool: Spool | None = None
-    """A shared volume. Without one each node keeps its own folder, which goes with its pod."""
-    resume: Resume = Resume()
-    """What an attempt runs from."""
 
 
 class Scheduling(Model):
@@ -223,6 +176,10 @@ class CheckpointStatus(Model):
     """The newest one that is whole and safe from the end of its processes."""
     uploaded: UploadedRef | None = None
     """The newest one of which a store has every byte; what is sealed beyond it a lost node may cost."""
+    sane: CheckpointRef | None = None
+    """The newest one that armed sanity checks found nothing against; null: no check is armed, or none was."""
+    insane: DoubtedRef | None = None
+    """The newest one, where armed checks speak against it: it is kept for people, and not gone on from."""
     ceiling_step: int | None = Field(default=None, ge=0)
     """After a rollback nothing newer is resumed from."""
     since_attempt: int = Field(default=1, ge=1)

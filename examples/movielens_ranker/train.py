@@ -100,7 +100,7 @@ def main() -> None:
     total = args.epochs * len(shard)
     schedule = torch.optim.lr_scheduler.LinearLR(opt, 1.0, 0.01, total_iters=total)
 
-    often = ml.Checkpoints(every_seconds=5)  # the whole run takes a minute
+    often = ml.Checkpoints(every_seconds=10)  # the whole run takes a minute
     with ml.Session(job, checkpoint=often, net=net, opt=opt, schedule=schedule, data=shard) as run:
         for index in run.steps(total):
             batch = torch.from_numpy(index).to(job.device)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlenv_local import host, network, store, teardown
+from mlenv_local import cgroups, host, network, store, teardown
 from mlenv_local.binaries import FAKE_NODES, ensure_binaries, programs_folder
 from mlenv_local.bringup import BringUp, is_ready
 from mlenv_local.components import component, components
@@ -19,7 +23,6 @@ from mlenv_local.progress import Reporter, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from mlenv_local.layout import Machine
 
@@ -149,6 +152,13 @@ class Cluster:
         """SIGKILL a component (`etcd`, `kube-apiserver`, `node-1/kubelet`, …) and wait until it is gone."""
         component(self.layout, self.binaries, name)
         self._processes().kill(name)
+
+    def kill_pod(self, uid: str) -> None:
+        """SIGKILL all processes of a pod at once, as if the power was gone: nothing is told before."""
+        for pid in cgroups.pids(self.layout.cgroup):
+            with contextlib.suppress(OSError):  # it has just ended
+                if f"pod{uid}" in Path(f"/proc/{pid}/cgroup").read_text():
+                    os.kill(pid, signal.SIGKILL)
 
     def start_component(self, name: str) -> None:
         """Start a component that was killed; it may need some seconds to be ready."""

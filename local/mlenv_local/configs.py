@@ -107,6 +107,8 @@ def kubelet(layout: Layout, node: Machine) -> str:
             "volumePluginDir": str(node.root / "volume-plugins"),
             "serializeImagePulls": False,
             "nodeLeaseDurationSeconds": NODE_LEASE_SECONDS,
+            # How soon a running pod sees that a Secret or ConfigMap has changed; Kubernetes' own is a minute.
+            "syncFrequency": "10s",
             "oomScoreAdj": 0,
             # Images came by hand and nobody can pull them again, so a full disk must not cost them.
             "imageGCHighThresholdPercent": 100,

@@ -18,7 +18,7 @@ class Kubectl:
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
 
-    def __call__(self, *args: str, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *args: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Run kubectl and return its standard output."""
         argv = [kubectl_binary(), f"--kubeconfig={self.kubeconfig}", *args]
         return run(argv, stdin=stdin, timeout=timeout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mlenv_api import __version__
@@ -40,6 +41,7 @@ def install(
     *,
     mounts: Mapping[str, Path] | None = None,
     values: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
     namespaces: tuple[str, ...] = ("default",),
     consent: bool = False,
 ) -> None:
@@ -50,6 +52,7 @@ def install(
         root: The checkout.
         mounts: Folders of this machine that jobs see read-only, by their place in the pods.
         values: More values for the chart, over those of a local installation.
+        environment: More of the spec of the environment `local`, as `tracking`.
         namespaces: Where jobs are to run; made if need be, and allowed to mount folders of this machine.
         consent: Whether missing Debian packages may be installed.
     """
@@ -59,7 +62,8 @@ def install(
     with cluster.reporter.step("Platform (helm install)"):
         for namespace in namespaces:
             cluster.kubectl.apply(_namespace(namespace))
-        helm_install(cluster, root, {**chart_values(runtime, tag, mounts or {}), **(values or {})})
+        chart = chart_values(runtime, tag, mounts or {}, environment or {})
+        helm_install(cluster, root, {**chart, **(values or {})})
 
 
 def check_readable(paths: Iterable[Path]) -> None:
@@ -82,8 +86,10 @@ def load_images(cluster: Cluster, root: Path, *, consent: bool = False) -> str:
     return tag
 
 
-def chart_values(runtime: HostRuntime, tag: str, mounts: Mapping[str, Path]) -> dict[str, Any]:
-    """The chart's values for a local installation: pure."""
+def chart_values(
+    runtime: HostRuntime, tag: str, mounts: Mapping[str, Path], more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The chart's values for a local installation, with `more` of its environment's spec: pure."""
     extra = [
         (
             {"name": f"data-{number}", "hostPath": {"path": str(source), "type": "Directory"}},
@@ -102,6 +108,7 @@ def chart_values(runtime: HostRuntime, tag: str, mounts: Mapping[str, Path]) -> 
         "launcherCommand": [runtime.python, "-m", "mlenv.launch", "--"],
         "env": list(runtime.env),
         "podTemplate": {"spec": pod},
+        **more,
     }
     return {
         "image": {"registry": REGISTRY, "repository": REPOSITORY, "tag": tag, "pullPolicy": "Never"},

@@ -269,9 +269,12 @@ async def _end(parts: Parts, tasks: list[asyncio.Task[None]]) -> None:
 
 async def _lead(parts: Parts) -> None:
     """Wait for the caches, then for the Lease; then work as long as it is ours."""
-    async with heap.filling():
-        for cache in parts.state.caches.all():
-            await cache.wait_synced()
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(parts.lease.watch())  # a dead leader's time runs while caches fill
+        async with heap.filling():
+            for cache in parts.state.caches.all():
+                await cache.wait_synced()
+        watching.cancel()
     await parts.lease.acquire()
     try:
         await _work_as_leader(parts)

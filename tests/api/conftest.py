@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from crowd.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-READY_SECONDS = 90
+READY_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Kubectl:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
 
     def ok(self, *args: str, stdin: object = None) -> str:
@@ -53,12 +53,6 @@ class Kubectl:
 
     def json(self, *args: str) -> Any:
         return json.loads(self.ok(*args, "-o", "json"))
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _start(program: Path, folder: Path, *args: str) -> subprocess.Popen[bytes]:
@@ -81,7 +75,7 @@ def _wait_ready(url: str, folder: Path, process: subprocess.Popen[bytes]) -> Non
     while time.monotonic() < deadline:
         assert process.poll() is None, (folder / "kube-apiserver.log").read_text()[-4000:]
         try:
-            with urllib.request.urlopen(f"{url}/readyz", context=context, timeout=2):
+            with urllib.request.urlopen(f"{url}/readyz", context=context, timeout=10):
                 return
         except OSError:
             time.sleep(0.1)
@@ -135,7 +129,7 @@ def api_server(
 ) -> Iterator[Kubectl]:
     """A bare API server, without our CRDs."""
     folder = tmp_path_factory.mktemp("apiserver")
-    client, peer, port = _free_port(), _free_port(), _free_port()
+    client, peer, port = free_port(), free_port(), free_port()
     etcd_url, url = f"http://127.0.0.1:{client}", f"https://127.0.0.1:{port}"
     etcd = _start(
         tools / "etcd",
@@ -164,5 +158,5 @@ def api_server(
 def kubectl(api_server: Kubectl) -> Kubectl:
     """kubectl against a server that has our CRDs."""
     api_server.ok("apply", "--server-side", "-f", str(ROOT / "crds"))
-    api_server.ok("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
+    api_server.ok("wait", "--for=condition=Established", "--timeout=120s", "-f", str(ROOT / "crds"))
     return api_server

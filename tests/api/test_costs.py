@@ -144,7 +144,7 @@ def port(kubectl: Kubectl, roles: None, dsn: str, tmp_path_factory: pytest.TempP
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(300)
         yield started[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
@@ -218,7 +218,7 @@ def proxied(kubectl: Kubectl, port: int) -> Iterator[None]:
 def _wait_for_the_proxy(kubectl: Kubectl) -> None:
     """Until the API server has heard of the endpoint: then what is refused is the missing token."""
     path = f"/api/v1/namespaces/{HOME}/services/mlenv-operator-costs:http/proxy/v1/costs"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "no endpoints" in (said := kubectl.error("get", "--raw", path)):
         assert time.monotonic() < deadline, said
         time.sleep(0.2)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import secrets
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.api, pytest.mark.timeout(3600)]  # the first one may build the server
 
 QUOTAS = Resource("", "v1", "resourcequotas")
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -157,7 +156,14 @@ async def test_the_record_of_checkpoints_is_kept_as_it_was_written(client: Clien
     sealed = {"step": 41000, "attempt": 2, "digest": "0" * 64, "time": "2026-01-01T00:00:00Z"}
     status = {
         "attempt": {"number": 2, "state": "Running", "since": "2026-01-01T00:00:00Z", "origin": {}},
-        "checkpoint": {"sealed": sealed, "ceilingStep": 45000, "sinceAttempt": 2, "spool": "claim"},
+        "checkpoint": {
+            "sealed": sealed,
+            "sane": dict(sealed),
+            "insane": {**sealed, "step": 41200, "failed": [{"check": "probe", "message": "it raised"}]},
+            "ceilingStep": 45000,
+            "sinceAttempt": 2,
+            "spool": "claim",
+        },
     }
     stored = await client.update_status(TRAINING_JOBS, made | {"status": status})
     assert stored["status"]["attempt"]["origin"] == {}
@@ -319,10 +325,12 @@ async def test_metadata_is_watched_without_bodies(client: Client, namespace: str
 
 
 async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> None:
-    timing = LeaseTiming(duration_s=6, renew_deadline_s=4, retry_period_s=0.3)
+    # The first one's would run out too late for this test: the second gets it because it is given away.
+    long = LeaseTiming(duration_s=10 * DEADLINE_S, renew_deadline_s=5 * DEADLINE_S, retry_period_s=0.3)
+    short = LeaseTiming(duration_s=6, renew_deadline_s=4, retry_period_s=0.3)
     clock = SystemClock()
 
-    def candidate(name: str) -> Lease:
+    def candidate(name: str, timing: LeaseTiming) -> Lease:
         store = KubeLeaseStore(client, namespace, "lead")
         return Lease(
             store,
@@ -334,7 +342,7 @@ async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> N
             timing=timing,
         )
 
-    first, second = candidate("a"), candidate("b")
+    first, second = candidate("a", long), candidate("b", short)
     await first.acquire()
     keeper, waiter = asyncio.create_task(first.keep()), asyncio.create_task(second.acquire())
     await until(lambda: second.leader_address == "http://a")
@@ -343,13 +351,11 @@ async def test_two_candidates_and_one_lease(client: Client, namespace: str) -> N
     assert stored["spec"]["renewTime"].endswith("Z")
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
-    released = time.monotonic()
     await first.release()
     async with asyncio.timeout(DEADLINE_S):
         await waiter
-    assert time.monotonic() - released < timing.duration_s, "released, not run out"
     assert second.transitions == first.transitions + 1
-    third = candidate("c")
+    third = candidate("c", short)
     async with asyncio.timeout(DEADLINE_S):  # the second dies without a word
         await third.acquire()
     assert not second.surely_ours(clock.monotonic())
@@ -365,7 +371,7 @@ async def test_the_lease_is_renewed_while_all_other_connections_are_taken(
     renewals: set[str] = set()
     log, few = tmp_path / "operator.log", {"MLENV_OPERATOR_API_CONNECTIONS": str(watches)}
     with operator_process(kubectl.kubeconfig, namespace, log, **few) as process:
-        async with asyncio.timeout(2 * DEADLINE_S):
+        async with asyncio.timeout(DEADLINE_S):
             while len(renewals) < 3:
                 assert process.poll() is None, log.read_text()
                 lease = await store.read()

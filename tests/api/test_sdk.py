@@ -53,7 +53,7 @@ def test_a_job_from_submission_to_deletion(client: Client) -> None:
     assert client.resume(NAME).spec.suspend is False
     assert client.get(NAME).metadata.generation == 3
     client.delete(NAME)
-    client.wait_deleted(NAME, timeout=30)
+    client.wait_deleted(NAME, timeout=300)
     with pytest.raises(NotFound, match=f'There is no job "{NAME}"'):
         client.get(NAME)
 
@@ -98,7 +98,7 @@ def test_waiting_sees_what_happens_meanwhile(client: Client, kubectl: Kubectl) -
     client.submit(manifest())
     reached: list[TrainingJob] = []
     with Client(kubectl.kubeconfig) as other:
-        waiter = threading.Thread(target=lambda: reached.append(other.wait(NAME, "Complete", timeout=60)))
+        waiter = threading.Thread(target=lambda: reached.append(other.wait(NAME, "Complete", timeout=300)))
         waiter.start()
         set_status(kubectl, phase="Running", conditions=[])
         set_status(kubectl, phase="Complete", conditions=[condition("Complete")])
@@ -112,21 +112,21 @@ def test_a_checkpoint_is_ordered_by_annotation_and_served_by_status(client: Clie
     def serve() -> None:
         """What the operator does once it sees the order."""
         with Client(kubectl.kubeconfig) as other:
-            ordered = other.wait(NAME, lambda job: job.ordered is not None, timeout=60)
+            ordered = other.wait(NAME, lambda job: job.ordered is not None, timeout=300)
         at = ordered.metadata.annotations[names.ANNOTATION_CHECKPOINT]
         made = {"step": 40, "attempt": 1, "digest": "a" * 64}
         set_status(kubectl, checkpoint={"request": {"requestedAt": at, "sealed": made}})
 
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(serve)
-        assert client.checkpoint(NAME, timeout=60).step == 40
+        assert client.checkpoint(NAME, timeout=300).step == 40
         served.result()
     assert client.get(NAME).metadata.generation == 1
 
 
 def test_a_watch_ends_with_the_job(client: Client, kubectl: Kubectl) -> None:
     client.submit(manifest())
-    jobs = client.watch(NAME, timeout=60)
+    jobs = client.watch(NAME, timeout=300)
     assert next(jobs).metadata.name == NAME
     kubectl.ok("delete", "tj", NAME)
     assert [job for job in jobs if job.metadata.deletion_timestamp is None] == []

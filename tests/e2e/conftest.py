@@ -49,5 +49,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     )
+    account = ("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=300s")
+    cluster.kubectl(*account, timeout=330)  # or no pod can be made
     yield name
-    cluster.kubectl("delete", "namespace", name, "--timeout=120s", timeout=150)
+    cluster.kubectl("delete", "namespace", name, "--timeout=300s", timeout=330)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-TOLD_SECONDS = 180
+TOLD_SECONDS = 600
 FIRST_MINUTE = timedelta(seconds=60)
 WINDOW = timedelta(seconds=120)
 
@@ -117,6 +117,9 @@ def arena(installed: Cluster) -> Iterator[Arena]:
     first, second = f"bad-{mark}", f"bad-{mark}-b"
     made = Arena(installed, first, second, AuditLog(installed.audit_log))
     installed.kubectl.apply(namespace_of(first), namespace_of(second))
+    wait = ("wait", "--for=create", "serviceaccount/default", "--timeout=300s")  # or no pod can be made
+    for one in (first, second):
+        installed.kubectl("-n", one, *wait, timeout=330)
     hollow = local_environment(installed, "hollow", first, image=ABSENT, imagePullPolicy="Never")
     bare = local_environment(
         installed, "bare", first, launcherCommand=["python9", "-m", "mlenv.launch", "--"]
@@ -130,7 +133,7 @@ def arena(installed: Cluster) -> Iterator[Arena]:
     )
     made.began = datetime.now(UTC)
     yield made
-    installed.kubectl("delete", "namespace", first, second, "--timeout=150s", timeout=180)
+    installed.kubectl("delete", "namespace", first, second, "--timeout=300s", timeout=330)
 
 
 def condition(job: Raw | None, type_: str) -> Raw:
@@ -176,51 +179,56 @@ def test_the_api_server_refuses_with_a_sentence(arena: Arena, mistake: str) -> N
 
 def test_two_jobs_of_one_name_in_two_namespaces_both_run(arena: Arena) -> None:
     for namespace in (arena.namespace, arena.other):
-        arena.wait_phase("twin", "Complete", seconds=120, namespace=namespace)
+        arena.wait_phase("twin", "Complete", seconds=600, namespace=namespace)
 
 
 def test_a_program_that_prints_100_megabytes_ends_well(arena: Arena) -> None:
-    arena.wait_phase("printer", "Complete", seconds=180)
+    arena.wait_phase("printer", "Complete", seconds=600)
 
 
 def test_a_job_starts_as_soon_as_its_environment_exists(arena: Arena) -> None:
     missing = condition(arena.job("late-environment"), "Stalled")
     assert missing["message"].startswith("TrainingEnvironment late does not exist")
     arena.cluster.kubectl.apply(local_environment(arena.cluster, "late", arena.namespace))
-    arena.wait_phase("late-environment", "Complete", seconds=60)
+    arena.wait_phase("late-environment", "Complete", seconds=600)
 
 
 def test_a_job_goes_on_once_what_had_its_name_is_gone(arena: Arena) -> None:
     assert condition(arena.job("pushed-aside"), "Stalled")["reason"] == "NameConflict"
     arena.kubectl("delete", "pod", "pushed-aside-0-0", "--wait=true")
-    # Tried again after 10, 20, 40, 80 … s: what is in the way is not ours, so nobody tells of its end.
-    arena.wait_phase("pushed-aside", "Complete", seconds=180)
+    # Tried again after 10, 20, 40, … 300 s: what is in the way is not ours, so nobody tells of its end.
+    arena.wait_phase("pushed-aside", "Complete", seconds=600)
 
 
 def test_a_broken_job_settles_to_one_write_a_minute_at_most(arena: Arena, told: dict[str, Raw]) -> None:
-    begin = arena.began + FIRST_MINUTE
-    arena.log.wait_for(begin + WINDOW, seconds=300)
+    names_of_all = sorted({*TELLS, *LIVE} - MOVED)
+    # Many at once on a slow machine: the minute begins when the operator first did something about a job.
+    begins = {name: arena.writes(name)[0].time + FIRST_MINUTE for name in names_of_all}
+    arena.log.wait_for(max(begins.values()) + WINDOW, seconds=600)
     allowed = WINDOW / timedelta(minutes=1)
-    for name in sorted({*TELLS, *LIVE} - MOVED):
+    for name, begin in begins.items():
         late = [one for one in arena.writes(name) if begin <= one.time < begin + WINDOW]
         assert len(late) <= allowed, f"{name}: {[str(one) for one in late]}"
 
 
 @pytest.mark.parametrize("name", ["crashes", "crashes-mlenv"])
 def test_a_program_that_always_fails_at_once_is_tried_ever_less_often(arena: Arena, name: str) -> None:
-    arena.log.wait_for(arena.began + FIRST_MINUTE + WINDOW, seconds=300)
-    status = arena.job(name)["status"]
+    arena.log.wait_for(arena.began + FIRST_MINUTE + WINDOW, seconds=600)
+    late = re.compile(r"follows in (80|160|320) s, because the last ones were short \(restart \d of 1000\)")
+    seen: list[Raw] = []
+
+    def waits_long() -> bool:
+        seen.append(arena.job(name)["status"])
+        return late.search(condition({"status": seen[-1]}, "Restarting").get("message", "")) is not None
+
+    assert wait_until(waits_long, seconds=600, interval=1), seen[-1]
     # Three at once, then after 10, 20, 40, 80, 160 … s.
-    assert 5 <= status["attempt"]["number"] <= 9, status
-    latest = condition({"status": status}, "Restarting")["message"]
-    assert re.search(
-        r"follows in (80|160|320) s, because the last ones were short \(restart \d of 1000\)", latest
-    )
+    assert 5 <= seen[-1]["attempt"]["number"] <= 9, seen[-1]
     assert len(arena.pods(name)) <= 1
 
 
 def test_others_do_not_notice(arena: Arena) -> None:
-    arena.wait_phase("good", "Complete", seconds=300)
+    arena.wait_phase("good", "Complete", seconds=600)
     status = arena.job("good")["status"]
     assert status["attempt"]["number"] == 1
     assert status.get("restarts", {}).get("total", 0) == 0
@@ -236,12 +244,12 @@ def test_the_operator_is_well(arena: Arena) -> None:
 
 def test_deletion_leaves_nothing_but_what_is_not_ours(arena: Arena) -> None:
     """The deaf program too: SIGTERM is forwarded to it, and SIGKILL comes when the grace is over."""
-    arena.kubectl("delete", names.TRAINING_JOBS, "--all", "--timeout=60s", timeout=90)
+    arena.kubectl("delete", names.TRAINING_JOBS, "--all", "--timeout=300s", timeout=330)
     ours = ("-l", f"{names.LABEL_MANAGED_BY}={names.LABEL_MANAGED_BY_VALUE}", "-o", "name")
 
     def left() -> list[str]:
         return arena.kubectl("get", "pods,services", *ours).split()
 
-    assert wait_until(lambda: not left(), seconds=90, interval=1), left()
+    assert wait_until(lambda: not left(), seconds=300, interval=1), left()
     kept = arena.kubectl("get", "pods,services", "-o", "name").split()
     assert kept == ["pod/foreign-pod-0-0", "service/foreign-service"]

@@ -70,7 +70,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     metadata = {"name": "chart", "labels": labels}
     cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
     yield "chart"
-    cluster.kubectl("delete", "namespace", "chart", "--timeout=60s", timeout=90)
+    cluster.kubectl("delete", "namespace", "chart", "--timeout=300s", timeout=330)
 
 
 def helm(cluster: Cluster, *args: str, values: dict[str, Any] | None = None) -> str:
@@ -108,7 +108,7 @@ def start_jobs(cluster: Cluster, namespace: str) -> None:
         cluster.kubectl.apply(manifest)
     for name, phase in PHASES.items():
         argument = f"--for=jsonpath={{.status.phase}}={phase}"
-        cluster.kubectl("wait", argument, "-n", namespace, f"tj/{name}", "--timeout=90s", timeout=120)
+        cluster.kubectl("wait", argument, "-n", namespace, f"tj/{name}", "--timeout=300s", timeout=330)
 
 
 def remains(cluster: Cluster) -> list[str]:
@@ -126,7 +126,7 @@ def remains(cluster: Cluster) -> list[str]:
 
 
 def until_empty(look: Callable[[], list[str]]) -> None:
-    wait_until(lambda: not look(), seconds=90, interval=0.5)
+    wait_until(lambda: not look(), seconds=300, interval=0.5)
     assert look() == []
 
 
@@ -184,7 +184,7 @@ def test_removed_with_jobs_in_every_state_the_jobs_stay_and_hold_nothing(
     assert {job["metadata"]["name"]: job["status"]["phase"] for job in kept} == PHASES
     # A new release takes the jobs over where they are.
     install(cluster, values, "--wait")
-    cluster.kubectl("delete", "tj", "--all", "-n", namespace, "--timeout=60s", timeout=90)
+    cluster.kubectl("delete", "tj", "--all", "-n", namespace, "--timeout=300s", timeout=330)
     until_empty(lambda: pods(cluster, namespace))
     remove(cluster)
     delete_crds(cluster)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,12 +66,11 @@ def test_a_pod_that_cannot_reach_the_operator_runs_on_and_the_job_says_what_to_l
     (pod,) = steady.pods()
     steps = steps_of(installed, space.name)
     node = installed.node(int(pod["spec"]["nodeName"].removeprefix("node-")))
-    wall, began = Wall(node, pod["status"]["podIP"]), time.monotonic()
+    wall = Wall(node, pod["status"]["podIP"])
     try:
         said = steady.until_says("LauncherConnected", "False", "NoHeartbeat")
     finally:
         wall.down()
-    assert time.monotonic() - began < 100, "a minute of silence, and some patience"
     service = installed.kubectl.get("service", "mlenv-operator", "-n", platform.NAMESPACE)
     address = f"http://{service['spec']['clusterIP']}:{names.OPERATOR_PORT}"
     name = f"http://mlenv-operator.{platform.NAMESPACE}.svc:{names.OPERATOR_PORT}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-DETECTED = 300.0
+DETECTED = 600.0
 """Seconds. Kubernetes takes half a minute to taint the node, and a launcher counts as silent after a minute;
 if the leading operator was on that node, the next one begins to listen only then."""
 

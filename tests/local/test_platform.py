@@ -31,6 +31,14 @@ def test_the_images_are_never_pulled() -> None:
     assert values["environments"][0]["spec"]["imagePullPolicy"] == "Never"
 
 
+def test_the_environment_may_say_more() -> None:
+    tracking = {"tracking": {"wandb": {"project": "demo"}}}
+    values = chart_values(describe([], Path("/v")), "0.1.0-abc", {}, tracking)
+    (environment,) = values["environments"]
+    assert environment["spec"]["tracking"] == tracking["tracking"]
+    assert environment["spec"]["image"] == RUNTIME_IMAGE
+
+
 def test_a_checkout_that_others_may_not_read_is_told_before_anything_is_built(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(LocalError, match=f"chmod -R o.rX {tmp_path}"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import scraper
+from crowd.ports import free_port
 from ledgers import START, Book, attribution, node, pod
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -103,7 +104,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    ports = scraper.free_port(), scraper.free_port()
+    ports = free_port(), free_port()
     (tmp_path / "marks").mkdir()
     with ExitStack() as stack:
         one = Stage(tmp_path, ports, stack.enter_context(scraper.prometheus(tmp_path, ports)))

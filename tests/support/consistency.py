@@ -78,6 +78,8 @@ def status_contradictions(status: TrainingJobStatus) -> list[str]:
         "an origin belongs to an attempt that runs, or did": attempt.origin is None
         or attempt.state in {AttemptState.RUNNING, AttemptState.SUSPENDING, *TERMINAL},
         "the record knows no later attempt": _sealed_by(status) <= attempt.number,
+        "what is sane is no newer than what is gone on from": _sane_counts(status),
+        "what is doubted is newer than what is gone on from": _doubted_is_newest(status),
         "idle restarts are restarts": status.restarts.without_progress <= status.restarts.total,
         "the ledger is newest first": _descending([one.number for one in status.attempts]),
         "the ledger knows no later attempt": all(one.number <= attempt.number for one in status.attempts),
@@ -97,6 +99,20 @@ def status_contradictions(status: TrainingJobStatus) -> list[str]:
 def _sealed_by(status: TrainingJobStatus) -> int:
     sealed = status.checkpoint.sealed if status.checkpoint else None
     return sealed.attempt if sealed else 0
+
+
+def _sane_counts(status: TrainingJobStatus) -> bool:
+    record = status.checkpoint or CheckpointStatus()
+    sane, sealed = record.sane, record.sealed
+    return sane is None or (sealed is not None and (sane.step, sane.attempt) <= (sealed.step, sealed.attempt))
+
+
+def _doubted_is_newest(status: TrainingJobStatus) -> bool:
+    record = status.checkpoint or CheckpointStatus()
+    doubted, sealed = record.insane, record.sealed
+    if doubted is None or sealed is None:
+        return True
+    return (sealed.attempt, sealed.step) <= (doubted.attempt, doubted.step)
 
 
 def plan_contradictions(world: World, made: Plan) -> list[str]:
@@ -137,6 +153,9 @@ def record_contradictions(world: World, new: TrainingJobStatus) -> list[str]:
         found.append("an origin is stored that the first launcher of this attempt has not proposed")
     if now.sealed != old.sealed:
         found += _sealed_anew(world, old, now, new, settled=settled)
+    told = {one.beat.judged for one in _current_beats(world)}
+    if (now.sane, now.insane) != (old.sane, old.insane):
+        found += _judged_anew(old, now, {one.checkpoint.digest: not one.failed for one in told if one})
     if now.request != old.request:
         found += _ordered_anew(world, old, now)
     if now.ceiling_step != old.ceiling_step and not (
@@ -147,6 +166,13 @@ def record_contradictions(world: World, new: TrainingJobStatus) -> list[str]:
         if not raised or (now.ceiling_step or 0) < (old.ceiling_step or 0):
             found.append(f"the ceiling moves from {old.ceiling_step} to {now.ceiling_step}")
     return found
+
+
+def _judged_anew(old: CheckpointStatus, now: CheckpointStatus, told: Mapping[str, bool]) -> Iterator[str]:
+    if now.sane and now.sane != old.sane and not told.get(now.sane.digest, False):
+        yield "a checkpoint is sane of which no launcher said so"
+    if now.insane and now.insane != old.insane and told.get(now.insane.digest, True):
+        yield "a checkpoint is doubted of which no launcher said so"
 
 
 def _ordered_anew(world: World, old: CheckpointStatus, now: CheckpointStatus) -> Iterator[str]:

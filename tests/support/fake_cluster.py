@@ -12,11 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlenv_api import names
+from mlenv_api.checkpoints import FailedCheck
 from mlenv_api.protocol import (
     Answer,
     Beat,
     Checkpoint,
     Evidence,
+    Judged,
     LauncherPhase,
     Order,
     Origin,
@@ -64,6 +66,9 @@ class FakeLauncher:
     step: int = 0
     sequence: int = 0
     sealed: Checkpoint | None = None
+    armed: bool = False
+    """Whether the program's checks have a say."""
+    judged: Judged | None = None
     origin: Origin | None = None
     """What rank 0 proposes."""
     told: Answer | None = None
@@ -80,6 +85,7 @@ class FakeLauncher:
             evidence=tuple(self.evidence),
             progress=progress,
             sealed=self.sealed,
+            judged=self.judged,
             origin=self.origin,
             time=now,
         )
@@ -94,7 +100,7 @@ class FakeLauncher:
             return
         if answer.attempt > self.attempt:
             self.attempt, self.phase, self.world = answer.attempt, LauncherPhase.WAITING, None
-            self.sealed, self.origin = None, None
+            self.sealed = self.judged = self.origin = None
         if answer.world is not None and self.phase is LauncherPhase.WAITING:
             self.phase, self.world = LauncherPhase.RUNNING, answer.world
             started(self.attempt, answer.world)
@@ -102,7 +108,13 @@ class FakeLauncher:
     def seal(self, step: int) -> Checkpoint:
         """The ranks of the attempt that runs have sealed a checkpoint."""
         self.sealed = checkpoint(step, self.attempt)
+        self.judged = Judged(checkpoint=self.sealed) if self.armed else None
         return self.sealed
+
+    def doubt(self, step: int, **found: str) -> None:
+        """They have sealed one that armed checks speak against: by check, what they found."""
+        failed = tuple(FailedCheck(check=check, message=message) for check, message in found.items())
+        self.judged = Judged(checkpoint=checkpoint(step, self.attempt), failed=failed)
 
     def fail(self, now: datetime, **what: Any) -> None:
         self.phase = LauncherPhase.FAILED

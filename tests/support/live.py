@@ -13,12 +13,13 @@ import time
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import yaml
 
 from mlenv_api import names
 from mlenv_local import LocalError
+from mlenv_local.shell import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ ENVIRONMENTS = f"/apis/{names.API_VERSION}/namespaces/{{}}/{names.ENVIRONMENTS}"
 PODS = "/api/v1/namespaces/{}/pods"
 SERVICES = "/api/v1/namespaces/{}/services"
 MERGE = "application/merge-patch+json"
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds. Nobody waits for so long unless something is wrong, or the machine is very busy."""
 SLEEP = ["sh", "-c", "trap 'exit 143' TERM; sleep 3600 & wait"]
 """A program that goes on until it is told to stop, and then does so at once."""
@@ -222,6 +223,8 @@ class Namespace:
         self.api = Api(cluster.kubeconfig)
         labels = {"pod-security.kubernetes.io/enforce": security}
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+        account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+        assert wait_until(lambda: self._has(account), seconds=PATIENCE), f"{name} gets no account for pods"
         self.jobs = Watched(self.api, JOBS.format(name), seen)
         self.all_pods = Watched(self.api, PODS.format(name))
 
@@ -234,6 +237,15 @@ class Namespace:
         self.jobs.close()
         self.all_pods.close()
         assert left, f"namespace {self.name} is held by pods or jobs"
+
+    def _has(self, path: str) -> bool:
+        try:
+            self.api.get(path)
+        except RefusedError as error:
+            if error.code != 404:
+                raise
+            return False
+        return True
 
     def submit(self, name: str, **spec: Any) -> Job:
         """Create a job in the environment of this machine; `trainer` holds what is not of the spec itself."""
@@ -327,8 +339,15 @@ class Job:
             self.namespace.all_pods.wait(lambda _: False, 0.5)
 
     def pods(self) -> list[Raw]:
-        """Its pods as watched, by slot and incarnation."""
-        return self._of(self.namespace.all_pods.all())
+        """Its pods as they are stored, by slot and incarnation.
+
+        Not as watched: the watches of jobs and pods are not in step, so a status may tell of the end of a pod
+        before the other watch does.
+        """
+        label = quote(f"{names.LABEL_JOB}={self.name}")
+        return self._of(
+            self.namespace.api.get(f"{PODS.format(self.namespace.name)}?labelSelector={label}")["items"]
+        )
 
     def until_pods(
         self, holds: Callable[[list[Raw]], Any], what: str, seconds: float = PATIENCE

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from crowd.ports import free_port
 
 from mlenv_local.binaries import cache_folder
 from mlenv_local.errors import LocalError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SOURCES = Path(__file__).parent / "s3"
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 
 def program() -> Path:
@@ -71,7 +72,7 @@ class Server:
         self._log = home / "log"
         command = [program(), "--port", "127.0.0.1:0", "--access", self.KEY, "--secret", self.SECRET]
         backend = ["posix", "--sidecar", home / "meta", self.folder]
-        self.port = _free_port()
+        self.port = free_port()
         command[2] = f"127.0.0.1:{self.port}"
         with self._log.open("w") as log:
             self._process = subprocess.Popen([*command, *backend], stdout=log, stderr=log)
@@ -94,14 +95,6 @@ class Server:
                 time.sleep(0.02)
             else:
                 return
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -6,11 +6,10 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +40,7 @@ def prepare(cluster: Cluster) -> None:
     cluster.kubectl.apply(*definitions)
     for one in definitions:
         name = one["metadata"]["name"]
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=120s")
     environment = platform.chart_values(host_runtime(), "none", {})["environments"][0]
     cluster.kubectl.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
@@ -52,13 +51,6 @@ def prepare(cluster: Cluster) -> None:
             "spec": environment["spec"],
         },
     )
-
-
-def free_port(host: str) -> int:
-    """A port of this machine that nobody uses now."""
-    with closing(socket.socket()) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 class Outside:
@@ -111,11 +103,11 @@ class Outside:
         """Send a signal."""
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Its exit status, negative for a signal."""
         return self.process.wait(seconds)
 
-    def until_stopped(self, seconds: float = 120) -> None:
+    def until_stopped(self, seconds: float = 300) -> None:
         """It has been stopped by SIGSTOP."""
         deadline = time.monotonic() + seconds
         while not os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from crowd.ports import free_port
 
 from mlenv_local import needs
 
@@ -40,13 +40,6 @@ def promtool(*arguments: str, stdin: str | None = None) -> subprocess.CompletedP
     return subprocess.run(
         [program("promtool"), *arguments], input=stdin, capture_output=True, text=True, check=False
     )
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass

@@ -145,8 +145,10 @@ ENDS = {
     "at exit": (
         """import atexit, threading
 atexit.register(print, 'atexit')
-threading.Timer(0.1, print, ('thread',)).start()
-print('main')""",
+said = threading.Event()
+threading.Thread(target=lambda: (said.wait(), print('thread'))).start()
+print('main')
+said.set()""",
         [],
     ),
     "unflushed": (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import STOP, WAYS, Launcher, until, world
+from rig import DEADLINE, STOP, WAYS, Launcher, until, world
 
 from mlenv.launch.nudges import DEAF_SECONDS
 from mlenv_api import names
@@ -379,7 +379,7 @@ def test_ranks_get_torchruns_environment(rig: Rig, server: Server) -> None:
 
 def test_alone_it_runs_once_and_exits_with_the_programs_code(rig: Rig) -> None:
     process, log = rig.start(["--", "sh", "-c", "echo $RANK/$WORLD_SIZE; exit 4"], "alone", {})
-    assert process.wait(60) == 4
+    assert process.wait(DEADLINE) == 4
     assert "[a1 r0] 0/1\n" in log.read_text()
 
 
@@ -387,12 +387,12 @@ def test_ctrl_c_ends_it(rig: Rig) -> None:
     process, _ = rig.start(["sh", "-c", "touch up; exec sleep 600"], "alone", {})
     until((rig.folder / "up").exists, "the program")
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(DEADLINE) == 130
 
 
 def test_usage(rig: Rig) -> None:
     process, log = rig.start(["--nproc-per-node", "zero", "x"], "usage", {})
-    assert process.wait(60) == 64
+    assert process.wait(DEADLINE) == 64
     assert "--nproc-per-node wants a number" in log.read_text()
 
 

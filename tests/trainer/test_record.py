@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,11 @@ from rig import world
 
 from mlenv import record, rules
 from mlenv.ckpt.errors import Misconfigured, NothingToResume
-from mlenv_api.protocol import Checkpoint, LauncherPhase, Origin
+from mlenv.launch.beats import encode
+from mlenv.notice import failed
+from mlenv.sanity.rules import CHECKS
+from mlenv_api.checkpoints import MAX_CHECK
+from mlenv_api.protocol import MAX_BEAT_BYTES, Beat, Checkpoint, Judged, LauncherPhase, Origin
 
 if TYPE_CHECKING:
     from rig import Rig, Server
@@ -47,13 +52,33 @@ class TestPages:
             json.dumps({"attempt": 3, "sealed": {**FINE, "step": -1}}),
             json.dumps({"attempt": 3, "sealed": {**FINE, "step": 10**30}}),
             json.dumps({"attempt": 3, "sealed": {**FINE, "attempt": 4}}),
-            json.dumps({"attempt": 3, "sealed": FINE, "more": "x" * 5000}),
+            json.dumps({"attempt": 3, "sealed": FINE, "more": "x" * 20_000}),
+            json.dumps({"attempt": 3, "judged": {"checkpoint": {**FINE, "attempt": 4}}}),
+            json.dumps({"attempt": 3, "judged": {"checkpoint": {**FINE, "step": 10**30}}}),
+            json.dumps({"attempt": 3, "judged": {"checkpoint": FINE, "failed": [{"check": "x" * 99}]}}),
         ],
     )
     def test_nonsense_is_nothing(self, tmp_path: Path, page: str) -> None:
         (tmp_path / record.SEALED).write_text(page)
         (tmp_path / record.ORIGIN).write_text(page)
         assert record.told(tmp_path, 3) == record.Told(attempt=3)
+
+    def test_the_longest_verdict_has_room_in_a_page_and_in_a_beat(self, tmp_path: Path) -> None:
+        reasons = [f"{chr(7) * MAX_CHECK}{number}: {chr(7) * 2000}" for number in range(100)]
+        reasons += [f"{name}: {chr(0x1F600) * 2000}" for name in CHECKS]
+        for found in (failed(reasons), failed(reasons[100:])):
+            told = record.Told(attempt=3, sealed=ONE, judged=Judged(checkpoint=ONE, failed=found))
+            record.write(tmp_path, record.SEALED, told)
+            assert record.told(tmp_path, 3) == told
+            beat = Beat(protocol=1, judged=told.judged, time=datetime.now(UTC))
+            assert len(encode(beat)) < MAX_BEAT_BYTES // 4
+
+    def test_a_verdict_names_each_check_once(self) -> None:
+        found = failed(["probe: it raised KeyError: 'x'", "dead_rows: a: 99.9%", "dead_rows: b: 99.8%"])
+        assert [(one.check, one.message) for one in found] == [
+            ("probe", "it raised KeyError: 'x'"),
+            ("dead_rows", "a: 99.9%"),
+        ]
 
     def test_neither_a_pipe_nor_a_folder_holds_up_the_reader(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / record.SEALED)

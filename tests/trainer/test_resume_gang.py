@@ -112,7 +112,7 @@ def test_one_rank_goes_on_where_two_were(rig: Rig, server: Server) -> None:
 def test_a_damaged_checkpoint_is_passed_over_and_none_is_no_fresh_start(
     rig: Rig, server: Server, undisturbed: list[dict[str, Any]]
 ) -> None:
-    gang = Gang(rig, server, DIE="1:1:17")
+    gang = Gang(rig, server, DIE="1:1:17", SETTLED="1")
     gang.start()
     for pod in range(2):
         gang.until_failed(pod)  # nobody writes any more

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from mlenv.ckpt.group import Group
 from mlenv.sanity import tables
 from mlenv.sanity.rules import CHECKS, ENOUGH, Judge, Probed, Sanity, Seen, Table, Verdict
 from mlenv.sanity.watch import Watch
 from mlenv.spikes import Spikes
 
 SEEDS = 40
+ALONE = Group(None, (0,))
 
 
 def names(found: list[Verdict]) -> list[str]:
@@ -148,7 +150,7 @@ class TestProbe:
     @staticmethod
     def asked(net: nn.Module, probe: Any) -> list[str]:
         watch = Watch(Sanity(probe=probe), {"net": net})
-        watch.probe()
+        watch.probe(ALONE)
         assert watch._probed is not None
         return names(Judge(Sanity()).judge(Seen({}, probed=watch._probed)))
 
@@ -173,7 +175,7 @@ class TestProbe:
         net[1].eval()
         before = torch.get_rng_state(), {n: one.clone() for n, one in net.state_dict().items()}
         watch = Watch(Sanity(probe=lambda: net(torch.randn(8, 4))), {"net": net})
-        watch.probe()
+        watch.probe(ALONE)
         assert torch.equal(torch.get_rng_state(), before[0])
         assert all(torch.equal(one, before[1][n]) for n, one in net.state_dict().items())
         assert (net.training, net[0].training, net[1].training) == (True, True, False)

@@ -18,7 +18,7 @@ def test_a_killed_gang_goes_on_and_makes_the_same_steps(rig: Rig, server: Server
     whole = Gang(rig, server, "u", SHARDS="1")
     whole.start()
     whole.until_done()
-    gang = Gang(rig, server, SHARDS="1", DIE="1:1:13")
+    gang = Gang(rig, server, SHARDS="1", DIE="1:1:13", SETTLED="1")
     gang.start()
     for pod in range(2):
         gang.until_failed(pod)

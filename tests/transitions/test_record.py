@@ -75,12 +75,21 @@ class Record(RuleBasedStateMachine):
         launcher.origin = Origin(checkpoint=chosen, lost=lost and chosen is None)
         self._speaks(slot)
 
-    @rule(slot=slots, steps=st.integers(0, 300))
-    def seals(self, slot: int, steps: int) -> None:
+    @rule(slot=slots, steps=st.integers(0, 300), armed=st.booleans())
+    def seals(self, slot: int, steps: int, *, armed: bool) -> None:
+        launcher = self._running(slot)
+        if launcher is not None:
+            launcher.armed = armed
+            launcher.step += steps
+            launcher.seal(launcher.step)
+            self._speaks(slot)
+
+    @rule(slot=slots, steps=st.integers(0, 300), check=st.sampled_from(["probe", "loss_spike"]))
+    def seals_what_is_not_sane(self, slot: int, steps: int, check: str) -> None:
         launcher = self._running(slot)
         if launcher is not None:
             launcher.step += steps
-            launcher.seal(launcher.step)
+            launcher.doubt(launcher.step, **{check: "it raised ValueError"})
             self._speaks(slot)
 
     @rule(at=st.sampled_from([None, "2026-01-31T12:00:00Z", "2026-01-31T13:00:00Z", "soon"]))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HELP = """\
-./run demo [--keep] [--yes]    a real Kubernetes, the platform on it, a recommender trained on two nodes
+./run demo [--keep] [--yes]    a real Kubernetes, a recommender on two nodes, lost, resumed, and billed;
+                               --name NAME for another cluster than mlenv
 ./run test [--slow] [--yes]    every check and every test; --tier NAME (again and again) for some of them
 ./run lint                     formatting, rules, types, layers, generated files
 ./run bench [NAME]             a benchmark; without a name it says which there are
@@ -53,7 +54,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     # Here, so that the checks run also when a package cannot be imported.
     from tasks import demo  # noqa: PLC0415
 
-    return demo.run(keep=arguments.keep)
+    return demo.run(keep=arguments.keep, name=arguments.name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     demonstration = commands.add_parser("demo")
     demonstration.add_argument("--keep", action="store_true", help="leave the cluster up")
+    demonstration.add_argument("--name", default="mlenv", help="of the cluster")
     demonstration.set_defaults(command=_demo)
     tests = commands.add_parser("test")
     tests.add_argument("--slow", action="store_true", help="the slow tier, too")

@@ -1,15 +1,16 @@
-"""``./run demo``: a real Kubernetes, the platform on it, a recommender trained on two nodes, a pod killed."""
+"""``./run demo``: a recommender on two nodes of a real Kubernetes, lost half-way, resumed, and billed."""
 
 from __future__ import annotations
 
 import fcntl
 import math
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mlenv_api.names import pod_name
+from mlenv_api.names import LABEL_JOB
 from mlenv_api.trainingjob import Phase
 from mlenv_local.binaries import cache_folder
 from mlenv_local.cluster import Cluster
@@ -20,7 +21,7 @@ from mlenv_sdk import Client, MlenvError, NotFound, TrainingJob
 from mlenv_sdk.manifests import load
 from mlenv_sdk.view.describe import ending
 from mlenv_sdk.view.live import follow
-from tasks import machine
+from tasks import demo_money, demo_wandb, machine
 from tasks.process import ROOT, TaskError, say
 from tasks.process import run as execute
 
@@ -28,60 +29,97 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mlenv_api.tracking import UploadedRef
+    from tasks.demo_wandb import Tracking
+
 EXAMPLE = ROOT / "examples" / "movielens_ranker"
 MANIFEST = EXAMPLE / "job.yaml"
 CLUSTER = "mlenv"
+NAMESPACE = "default"
+BROUGHT = "was brought from"
+"""In the log of a pod whose checkpoint came out of the store."""
+WORTH_LOSING = 50
+"""A fiftieth of all steps."""
 KEPT = "kept"
 """Marks a cluster that the user wants to have: a later demo leaves it, a crashed one is taken down."""
 
 
-def run(*, keep: bool) -> int:
+def run(*, keep: bool, name: str = CLUSTER) -> int:
     """Runs the demonstration; 0 when the job completes, 1 when it fails."""
     if lack := machine.lack():
         raise TaskError(f"The demo starts a real Kubernetes on this machine, and cannot: {lack}.")
-    cluster = Cluster(CLUSTER, reporter=Reporter())
-    with _alone(), _sentences(), _cluster(cluster, keep=keep):
-        job = _train(cluster)
+    theirs = demo_wandb.theirs(os.environ)
+    cluster = Cluster(name, reporter=Reporter())
+    with _alone(name), _sentences(), _cluster(cluster, keep=keep):
+        tracking = theirs or demo_wandb.ours(cluster)
+        _install(cluster, tracking)
+        job, loss = _train(cluster, tracking)
         if not job.complete:
             _explain(cluster, job)
             return 1
-        _result(cluster, job)
+        _result(cluster, job, loss)
+        _bill(cluster, job)
         return 0
 
 
-def _train(cluster: Cluster) -> TrainingJob:
-    """Installs the platform, applies the example's manifest, and follows the job to its end."""
+def _install(cluster: Cluster, tracking: Tracking) -> None:
+    """The platform, with a ledger, and with an environment that has jobs tracked."""
     data = _data()
-    install(cluster, ROOT, mounts={"/data": data, "/examples": EXAMPLE.parent})
-    name = str(load(str(MANIFEST))["metadata"]["name"])
+    demo_money.pretend(cluster)
+    install(
+        cluster,
+        ROOT,
+        mounts={"/data": data, "/examples": EXAMPLE.parent},
+        values=demo_money.ledger(cluster),
+        environment=tracking.environment(),
+    )
+    cluster.kubectl.apply(tracking.secret(NAMESPACE), *demo_money.account(NAMESPACE))
+
+
+def _train(cluster: Cluster, tracking: Tracking) -> tuple[TrainingJob, Loss]:
+    """Applies the example's manifest, and follows the job to its end."""
+    name = _job_name()
+    say(f"Metrics and checkpoints go to {tracking.page}")
     with Client(cluster.kubeconfig) as client:
         _clear(client, name)
         _kubectl(cluster, "apply", "-f", str(MANIFEST.relative_to(ROOT)))
-        return follow(client, name, Console(highlight=False), each=Kill(cluster))
+        loss = Loss(cluster)
+        return follow(client, name, Console(highlight=False), each=loss), loss
 
 
-class Kill:
-    """Kills a pod once, when the job is half-way and has a checkpoint."""
+class Loss:
+    """Kills all pods once, when the job is half-way and the store has a checkpoint; knows what that had."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._done = False
+        self.stored: dict[str, UploadedRef] = {}
+        """By digest."""
 
     def __call__(self, job: TrainingJob) -> None:
-        """Look at the job; kill if it is time."""
-        if not self._done and _half_way(job):
-            self._done = True
-            pod = pod_name(job.metadata.name, 1, 0)
-            say("Half-way. What if a pod is lost now?")
-            _kubectl(self._cluster, "delete", "pod", pod, "--now", "--wait=false", quiet=True)
+        """Look at the job; have it lose its pods if it is time."""
+        known = job.status.checkpoint.uploaded if job.status.checkpoint else None
+        if known is not None:
+            self.stored[known.digest] = known
+            if not self._done and _time_to_lose(job):
+                self._done = True
+                self._lose(job.metadata.name)
+
+    def _lose(self, name: str) -> None:
+        say("Half-way. What if all of its pods die now, at once, and their checkpoints with them?")
+        mine = f"{LABEL_JOB}={name}"
+        for pod in self._cluster.kubectl.get("pods", f"--namespace={NAMESPACE}", "-l", mine)["items"]:
+            self._cluster.kill_pod(pod["metadata"]["uid"])
+        _kubectl(self._cluster, "delete", "pods", "-l", mine, "--now", "--wait=false", quiet=True)
 
 
-def _half_way(job: TrainingJob) -> bool:
-    status = job.status
-    if status.progress is None or status.checkpoint is None or status.phase is not Phase.RUNNING:
+def _time_to_lose(job: TrainingJob) -> bool:
+    """Half-way, and some steps behind the last checkpoint: these will have to be made again."""
+    progress, known = job.status.progress, job.status.checkpoint
+    if progress is None or job.status.phase is not Phase.RUNNING or known is None or known.sealed is None:
         return False
-    sealed = status.checkpoint.sealed is not None
-    return sealed and 2 * status.progress.step >= (status.progress.total_steps or math.inf)
+    total = progress.total_steps or math.inf
+    return 2 * progress.step >= total and progress.step - known.sealed.step >= total / WORTH_LOSING
 
 
 def _data() -> Path:
@@ -102,8 +140,8 @@ def _clear(client: Client, name: str) -> None:
         return
 
 
-def _result(cluster: Cluster, job: TrainingJob) -> None:
-    say(f"\n{ending(job)}\n{_recovery(job)}")
+def _result(cluster: Cluster, job: TrainingJob, loss: Loss) -> None:
+    say("\n".join(["", ending(job), _recovery(job), *_origin(cluster, job, loss)]))
     progress = job.status.progress
     values = {metric.name: float(metric.value) for metric in progress.metrics} if progress else {}
     if {"auc", "baseline_auc"} <= values.keys():
@@ -117,10 +155,10 @@ def _result(cluster: Cluster, job: TrainingJob) -> None:
 
 
 def _recovery(job: TrainingJob) -> str:
-    """What the loss of the pod cost."""
+    """What the loss of the pods cost."""
     attempt = job.status.attempt
     if attempt is None or attempt.origin is None or attempt.number == 1:
-        return "No pod was killed: no checkpoint was there when half of the steps were done."
+        return "No pod was killed: the store had no checkpoint yet when half of the steps were done."
     origin = attempt.origin.checkpoint
     before = next(one for one in job.status.attempts if one.number == attempt.number - 1)
     where = f"step {origin.step}" if origin else "nothing"
@@ -128,6 +166,34 @@ def _recovery(job: TrainingJob) -> str:
         f"Attempt {before.number} was last heard of at step {before.last_step}, and ended ({before.reason}); "
         f"attempt {attempt.number} went on from {where}: {before.lost_steps} of these steps were done again."
     )
+
+
+def _origin(cluster: Cluster, job: TrainingJob, loss: Loss) -> list[str]:
+    """Where the checkpoint came from that the last attempt went on from, in the words of its log."""
+    attempt = job.status.attempt
+    origin = attempt.origin.checkpoint if attempt and attempt.origin else None
+    found = loss.stored.get(origin.digest) if origin else None
+    told = _brought(cluster, job)
+    if found is None or not told:
+        return []
+    return [f"Nothing was left in the pods. The log of the new pod 0: {told}", f"The run: {found.url}"]
+
+
+def _brought(cluster: Cluster, job: TrainingJob) -> str:
+    """What a pod of the last attempt said of where its checkpoint came from; empty if it lay there."""
+    name = job.metadata.name
+    found = cluster.kubectl("logs", f"--selector={LABEL_JOB}={name}", "--container=trainer", "--tail=-1")
+    return next((line for line in found.splitlines() if BROUGHT in line), "")
+
+
+def _bill(cluster: Cluster, job: TrainingJob) -> None:
+    """What it cost, once its pods have ended and are charged."""
+    name = job.metadata.name
+    with cluster.reporter.step("Last checkpoint in the store, and the last pod charged"):
+        if not demo_money.settled(cluster, NAMESPACE, name):
+            raise LocalError(f"The pods of {name} were not charged within {demo_money.ENDS_SECONDS} s.")
+    _shown(cluster, "mlenv", "cost", name)
+    say(demo_money.terms())
 
 
 def _explain(cluster: Cluster, job: TrainingJob) -> None:
@@ -138,12 +204,17 @@ def _explain(cluster: Cluster, job: TrainingJob) -> None:
 
 
 def _kubectl(cluster: Cluster, *words: str, quiet: bool = False) -> None:
-    """Runs kubectl as the user would, and shows the command; with `quiet` not what it prints."""
-    say(f"$ kubectl {' '.join(words)}")
-    ended = execute(("kubectl", f"--kubeconfig={cluster.kubeconfig}", *words), quiet=quiet)
+    """Runs kubectl as the user would."""
+    _shown(cluster, "kubectl", *words, quiet=quiet)
+
+
+def _shown(cluster: Cluster, program: str, *words: str, quiet: bool = False) -> None:
+    """Runs a command as the user would, and shows it; with `quiet` not what it prints."""
+    say(f"$ {program} {' '.join(words)}")
+    ended = execute((program, f"--kubeconfig={cluster.kubeconfig}", *words), quiet=quiet)
     if ended.code:
         said = ended.output.strip() or "see its message above"
-        raise TaskError(f"kubectl {words[0]} ended with code {ended.code}: {said}.")
+        raise TaskError(f"{program} {words[0]} ended with code {ended.code}: {said}.")
 
 
 @contextmanager
@@ -166,20 +237,29 @@ def _cluster(cluster: Cluster, *, keep: bool) -> Iterator[None]:
 
 
 def _leave(cluster: Cluster, *, broken: bool) -> None:
+    """The W&B server goes and stays with the cluster."""
     if cluster.exists() and _mark(cluster).exists():
         say(_next_steps(cluster))
     elif broken:
-        say("What was started is left for you to look at. Remove it: .venv/bin/mlenv local down")
+        down = f".venv/bin/mlenv local down{_named(cluster)}"
+        say(f"What was started is left for you to look at. Remove it: {down}")
     else:
         cluster.down()
-        say("The cluster is gone again. Keep it, and look around: ./run demo --keep")
+        say("The cluster is gone again, and what was on it. Keep it, and look around: ./run demo --keep")
 
 
 def _mark(cluster: Cluster) -> Path:
     return cluster.layout.root / KEPT
 
 
+def _named(cluster: Cluster) -> str:
+    """The option that names a cluster which is not the usual one."""
+    return "" if cluster.name == CLUSTER else f" --name {cluster.name}"
+
+
 def _next_steps(cluster: Cluster) -> str:
+    page, sign_in = demo_wandb.kept(cluster)
+    shown = f"\n  {sign_in}    # signs you in at {page}" if page else ""
     return f"""
 The cluster is still up. What to type next:
 
@@ -187,10 +267,15 @@ The cluster is still up. What to type next:
   export PATH="{ROOT}/.venv/bin:$PATH"    # kubectl and mlenv
   kubectl get tj
   kubectl describe tj
-  mlenv logs {load(str(MANIFEST))["metadata"]["name"]} --tail 20
-  mlenv local status
-  mlenv local down                        # when you have seen enough
+  mlenv logs {_job_name()} --tail 20
+  mlenv cost explain {_job_name()}{shown}
+  mlenv local status{_named(cluster)}
+  mlenv local down{_named(cluster)}                        # when you have seen enough
 """
+
+
+def _job_name() -> str:
+    return str(load(str(MANIFEST))["metadata"]["name"])
 
 
 @contextmanager
@@ -203,10 +288,10 @@ def _sentences() -> Iterator[None]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One demo at a time: they share the cluster and the job's name."""
+def _alone(name: str) -> Iterator[None]:
+    """One demo at a time on one cluster: they share the job's name."""
     cache_folder().mkdir(parents=True, exist_ok=True)
-    with (cache_folder() / "demo.lock").open("w") as lock:
+    with (cache_folder() / f"demo-{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -75,7 +75,7 @@ class Depot:
                 return look()
             except NothingToResume as error:
                 if not self._ask(mine, -1, known=True):
-                    raise NothingToResume(f"{error}. From the store: {self._words}") from None
+                    raise type(error)(f"{error}. From the store: {self._words}") from None
 
     def _ask(self, mine: Rules, above: int, *, known: bool) -> bool:
         """Whether something was brought."""

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mlenv import page
 from mlenv_api.base import Model
-from mlenv_api.protocol import Checkpoint, Origin
+from mlenv_api.protocol import Checkpoint, Judged, Origin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ ORIGIN: Final = "origin.json"
 """From rank 0: what it would run from."""
 STORED: Final = "record.json"
 """From the launcher: what the operator says."""
-MAX_PAGE: Final = 4096
+MAX_PAGE: Final = 16 * 1024
 MAX_ATTEMPT: Final = 2**31 - 1
 MAX_STEP: Final = 2**63 - 1
 
@@ -51,6 +51,7 @@ class Told(Model):
 
     attempt: int
     sealed: Checkpoint | None = None
+    judged: Judged | None = None
     origin: Origin | None = None
 
 
@@ -77,13 +78,15 @@ def write(folder: Path, name: str, what: Told | Stored) -> None:
 def told(folder: Path, attempt: int) -> Told:
     """What the ranks of `attempt` say; nothing of what makes no sense."""
     sealed, origin = (_read(folder / name, Told, attempt) for name in (SEALED, ORIGIN))
-    found = sealed.sealed if sealed else None
-    if found is not None and not (_sane(found) and found.attempt <= attempt):
+    found, judged = (sealed.sealed, sealed.judged) if sealed else (None, None)
+    if found is not None and not (_possible(found) and found.attempt <= attempt):
         found = None
+    if judged is not None and not (_possible(judged.checkpoint) and judged.checkpoint.attempt <= attempt):
+        judged = None
     proposal = origin.origin if origin else None
-    if proposal is not None and proposal.checkpoint is not None and not _sane(proposal.checkpoint):
+    if proposal is not None and proposal.checkpoint is not None and not _possible(proposal.checkpoint):
         proposal = None
-    return Told(attempt=attempt, sealed=found, origin=proposal)
+    return Told(attempt=attempt, sealed=found, judged=judged, origin=proposal)
 
 
 def stored(folder: Path, attempt: int) -> Stored | None:
@@ -106,7 +109,7 @@ def poke(folder: Path, attempt: int) -> None:
             sender.sendto(b"", ("127.0.0.1", said.port))
 
 
-def _sane(one: Checkpoint) -> bool:
+def _possible(one: Checkpoint) -> bool:
     return one.attempt <= MAX_ATTEMPT and one.step <= MAX_STEP
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch.distributed as dist
 
 from mlenv import claim, depot, record, rules, spent
-from mlenv.ckpt import retain, seal, things
-from mlenv.ckpt.errors import CheckpointError, Misconfigured, NothingToResume
+from mlenv.ckpt import retain, things
+from mlenv.ckpt.errors import CheckpointError, Misconfigured, NoneSane, NothingToResume
 from mlenv.cursor import Cursor
 from mlenv.data.errors import DataError
+from mlenv.notice import Notice, origin
 from mlenv.pace import Pace
+from mlenv.sanity.rules import merged, unready
 from mlenv_api.exitcodes import ExitCode
-from mlenv_api.protocol import Checkpoint, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -120,6 +121,7 @@ class Keeper:
         """Why all ranks end here, when it is not because they were told to."""
         found = rules.read(os.environ)
         self._every_steps, self._every_seconds = found.interval(policy.every_steps, policy.every_seconds)
+        self._sanity = merged(policy.sanity, found.spec.sanity)
         named = policy.folder is not None or found.spool is not None
         per_node = job.num_nodes > 1 and not named if policy.per_node is None else policy.per_node
         self._durable = named and not per_node
@@ -130,7 +132,7 @@ class Keeper:
             keep=policy.keep,
             per_node=per_node,
             nonfinite=policy.nonfinite,
-            sanity=policy.sanity,
+            sanity=self._sanity,
             say=self._hear,
             **self._living,
         )
@@ -155,20 +157,43 @@ class Keeper:
             if mine.source is not None:
                 start = self._ck.start_from(self._source(mine, mine.source), mine.spec.resume.things)
         if mine.known is not None and self._first:
-            claim.settle(self._job, self._ck.control, _origin(start, lost=bool(lost)), self._say)
+            claim.settle(self._job, self._ck.control, origin(start, lost=bool(lost)), self._say)
             _spoken.add((self._job.uid, self._job.attempt))
         self._from = start.step
-        self._ck.heard = self._sealed
-        if own is not None:
-            self._sealed(own)
+        self._listen(own)
+        if self._sanity is not None and (idle := unready(self._sanity)):
+            self._say(f"warning: {idle}")
         self._open = True
         self._pace = Pace(self._every_seconds, start.step, time.monotonic())
         self._next_look = start.step + 1
         return Begun(start, self._words(start, mine), own.metrics if own else {})
 
+    def _listen(self, own: Seal | None) -> None:
+        """Have the launcher told of what is sealed; without one nobody asks."""
+        if self._job.local_rank != 0 or self._rules.known is None:
+            return
+        notice = Notice(self._job, armed=self._sanity is not None and bool(self._sanity.armed))
+        self._ck.heard = notice.sealed
+        if own is not None:
+            notice.begun(own)
+
     def _restored(self, mine: rules.Rules) -> Start:
+        try:
+            return self._found(mine)
+        except NoneSane as error:
+            # By hand a person decides. Under the operator nothing good is recorded, as after the first bad
+            # state of a job without checkpoints, and the budget of restarts bounds how often that is tried.
+            if mine.known is None or mine.known.expected is not None:
+                raise
+            self._say(f"warning: training begins anew. {error}")
+            return self._look_for(mine, afresh=True)
+
+    def _look_for(self, mine: rules.Rules, *, afresh: bool = False) -> Start:
+        return self._ck.restore(since=mine.since, ceiling=mine.ceiling, again=not self._first, afresh=afresh)
+
+    def _found(self, mine: rules.Rules) -> Start:
         def look() -> Start:
-            return self._ck.restore(since=mine.since, ceiling=mine.ceiling, again=not self._first)
+            return self._look_for(mine)
 
         served = mine.courier is not None and mine.courier.parent / FOLDER == self._main_folder
         if mine.known is None or not served or mine.ceiling == 0:
@@ -190,7 +215,8 @@ class Keeper:
     def _words(self, start: Start, mine: rules.Rules) -> str:
         if start.seal is None:
             older = f" since attempt {mine.since}" if mine.since > 1 else ""
-            return f"fresh start at step 0 (no checkpoint in {self.folder}{older})"
+            none = "no sane checkpoint" if start.passed else "no checkpoint"
+            return f"fresh start at step 0 ({none} in {self.folder}{older})"
         if start.step == 0 and mine.source is not None:
             taken = ", ".join(mine.spec.resume.things) or "all but data"
             return f"starts at step 0 from {mine.source} ({taken})"
@@ -199,17 +225,8 @@ class Keeper:
         remark = self.cursor.remark if self.cursor else ""
         return (
             f"goes on from step {start.step}, saved by attempt {start.seal.attempt}{world} "
-            f"({self.folder / start.seal.folder}){passed}{_missed(start, mine)}{remark}"
+            f"({self.folder / start.seal.folder}){passed}{mine.missed(start.step)}{remark}"
         )
-
-    def _sealed(self, whole: Seal) -> None:
-        """Have the launcher tell; without one, or where it cannot be written, nobody hears of it for now."""
-        if self._job.local_rank != 0 or self._rules.known is None:
-            return
-        told = record.Told(attempt=self._job.attempt, sealed=_identity(whole, seal.digest(whole)))
-        with contextlib.suppress(OSError):
-            record.write(self._job.run_dir, record.SEALED, told)
-            record.poke(self._job.run_dir, self._job.attempt)
 
     def _ordered(self) -> int:
         """How many checkpoints the operator has ordered."""
@@ -318,11 +335,8 @@ class Keeper:
         why = stats.errors[-1] if stats.errors else "another rank says so"
         if self.ends is ExitCode.RETRY:
             return f"{stats.failed_in_a_row} checkpoints in a row were not written: {why}. Exit code 75"
-        none = (
-            "a person, as no checkpoint was sane"
-            if stats.insane
-            else "the beginning, as there is no checkpoint"
-        )
+        whom = "the beginning" if self._rules.known or not stats.insane else "a person"
+        none = f"{whom}, as {'no checkpoint was sane' if stats.insane else 'there is no checkpoint'}"
         back = f"the checkpoint of step {newest}" if newest else none
         what = "the state is not sane" if stats.insane else "the state is not finite, and does not heal"
         return f"{what}: {why}. Exit code 77, to go back to {back}"
@@ -361,25 +375,6 @@ def give_up(error: CheckpointError) -> SystemExit:
     sys.stderr.flush()
     passing = not isinstance(error, NothingToResume | Misconfigured)
     return SystemExit(ExitCode.RETRY if passing else ExitCode.DO_NOT_RETRY)
-
-
-def _identity(whole: Seal, digest: str, step: int | None = None) -> Checkpoint:
-    return Checkpoint(attempt=max(1, whole.attempt), step=whole.step if step is None else step, digest=digest)
-
-
-def _origin(start: Start, *, lost: bool) -> Origin:
-    """What is proposed. Of another run's checkpoint the digest, at step 0: steps count from here."""
-    if start.seal is None or start.digest is None:
-        return Origin(lost=lost)
-    return Origin(checkpoint=_identity(start.seal, start.digest, start.step), lost=lost)
-
-
-def _missed(start: Start, mine: rules.Rules) -> str:
-    past = mine.known.expected if mine.known else None
-    bounded = past is not None and mine.ceiling is not None and past.step > mine.ceiling
-    if past is None or bounded or past.step <= start.step:
-        return ""
-    return f"; that of step {past.step} of attempt {past.attempt}, which is recorded, is not to be had here"
 
 
 def _folder(policy: Checkpoints, job: Job, spool: Path | None, *, per_node: bool) -> Path:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from mlenv.ckpt.errors import Misconfigured, NothingToResume
 from mlenv.record import Known
 from mlenv_api import names
+from mlenv_api.checkpointspec import CheckpointSpec, ResumePolicy
 from mlenv_api.tracking import is_artifact
-from mlenv_api.trainingjob import CheckpointSpec, ResumePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,15 @@ class Rules:
         """The name of `source`, where that is a version in the store; else nothing."""
         found = self.source
         return str(found) if found is not None and is_artifact(str(found)) else ""
+
+    def missed(self, step: int) -> str:
+        """What is said where training goes on from this step, and a newer one is recorded; else nothing."""
+        past = self.known.expected if self.known else None
+        bounded = past is not None and self.ceiling is not None and past.step > self.ceiling
+        if past is None or bounded or past.step <= step:
+            return ""
+        which = f"that of step {past.step} of attempt {past.attempt}, which is recorded"
+        return f"; {which}, is not to be had here"
 
     def lost(self, folder: Path, *, durable: bool) -> str:
         """No checkpoint of ours is in `folder`: what that costs, in words; empty when nothing is lost.

@@ -57,6 +57,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     s.watching.chunk_size = 100  # each is parsed at one go, and there is a worker for each of its objects
     s.watching.server_timeout = 290  # streams are renewed; an int: it is sent as it is printed
     s.watching.client_timeout = 300
+    s.watching.inactivity_timeout = 70  # bookmarks come every minute: a stream silent for longer is dead
     s.watching.reconnect_backoff = 1.0  # the default 0.1 hammers a sick API server
     s.networking.request_timeout = 30
     s.networking.connect_timeout = 10

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlenv_api import names
+from mlenv_api.trainingjob import AttemptState
+from mlenv_operator.core.validate import environment_problems
 from mlenv_operator.core.world import CoreSettings, JobKey, NodeView, World
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Observer:
         )
 
     def awaiting(self, kind: str, namespace: str, name: str) -> set[JobKey]:
-        """Jobs that looked for this environment in vain; each call forgets them."""
+        """Jobs that looked for this environment in vain, or could not start in it; each call forgets them."""
         return self._awaited.pop((kind, namespace, name), set())
 
     def node_changed(self, change: Change[NodeView]) -> None:
@@ -94,7 +96,7 @@ class Observer:
         namespace = "" if is_cluster else job.key.namespace
         cache = self._state.caches.cluster_environments if is_cluster else self._state.caches.environments
         found = cache.get(namespace, reference.name)
-        if found is None:
+        if found is None or _is_in_the_way(job, found):
             self._awaited.setdefault((reference.kind, namespace, reference.name), set()).add(job.key)
         return found
 
@@ -120,3 +122,11 @@ class Observer:
             return node
         since = self._missing_nodes.setdefault(name, self._state.clock.now())
         return NodeView(name=name, ready=False, gone=True, since=since)
+
+
+def _is_in_the_way(job: JobView, environment: EnvironmentView) -> bool:
+    """Whether the job cannot start because of its environment: it waits for a correction."""
+    attempt, spec = job.status.attempt, job.spec
+    if spec is None or (attempt is not None and attempt.state is not AttemptState.SUSPENDED):
+        return False
+    return bool(environment.problems or environment_problems(spec, environment.spec))

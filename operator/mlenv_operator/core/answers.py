@@ -97,7 +97,16 @@ def next_beat_s(attempt: Attempt, beat: Beat, fleet_pods: int, settings: CoreSet
 
 
 def _news(beat: Beat) -> tuple[object, ...]:
-    return beat.protocol, beat.attempt, beat.phase, beat.port, beat.sealed, beat.origin, _last(beat)
+    return (
+        beat.protocol,
+        beat.attempt,
+        beat.phase,
+        beat.port,
+        beat.sealed,
+        beat.judged,
+        beat.origin,
+        _last(beat),
+    )
 
 
 def _origin(attempt: Attempt) -> Origin | None:

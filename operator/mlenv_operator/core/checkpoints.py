@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mlenv_api.checkpoints import CheckpointRef
+from mlenv_api.checkpoints import MAX_CHECK, MAX_REASON, CheckpointRef, DoubtedRef, FailedCheck
+from mlenv_api.checkpointspec import ResumePolicy
 from mlenv_api.conditions import Reason
 from mlenv_api.protocol import Checkpoint
 from mlenv_api.tracking import UploadedRef
-from mlenv_api.trainingjob import AttemptState, CheckpointStatus, ResumePolicy
+from mlenv_api.trainingjob import AttemptState, CheckpointStatus
 from mlenv_operator.core.classify import TERMINAL, speaks
 from mlenv_operator.core.requests import served
+from mlenv_operator.core.text import clip, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from mlenv_api.protocol import Origin, Uploaded
+    from mlenv_api.protocol import Judged, Origin, Uploaded
     from mlenv_api.trainingjob import TrainingJobStatus
     from mlenv_operator.core.classify import Scene
+    from mlenv_operator.core.world import BeatView
 
 HEARD: Final = frozenset({AttemptState.RUNNING, AttemptState.SUSPENDING})
 """States in which ranks may seal: also while they are told to save and end."""
@@ -37,8 +40,10 @@ def stored(record: CheckpointStatus) -> CheckpointStatus | None:
 
 def heard_of(scene: Scene) -> CheckpointStatus:
     """The record, with the newest checkpoint that launchers of the current attempt tell of."""
-    record = known(scene.status)
-    record = carried(scene, record)
+    return _judged(scene, _sealed(scene, carried(scene, known(scene.status))))
+
+
+def _sealed(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
     newest = max(_told(scene, record), key=lambda one: _age(one[0]), default=None)
     if newest is None or (record.sealed is not None and _age(newest[0]) <= _age(record.sealed)):
         return record
@@ -49,6 +54,48 @@ def heard_of(scene: Scene) -> CheckpointStatus:
     made = record.model_copy(update={"sealed": reference(sealed, newest[1]), "ceiling_step": ceiling})
     own = scene.attempt is not None and sealed.attempt == scene.attempt.number
     return served(made, reference(sealed, newest[1])) if own else made
+
+
+def _judged(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
+    """The record, with what armed checks say of the newest checkpoint that they looked at.
+
+    A beat tells of it together with what is sealed, so a sane one costs no write of its own.
+    """
+    said = max(_verdicts(scene), key=lambda one: one[0].checkpoint.step, default=None)
+    if said is not None and _is_next(record, said[0].checkpoint):
+        judged, ref = said[0], reference(said[0].checkpoint, said[1])
+        if judged.failed:
+            record = record.model_copy(update={"insane": _doubted(ref, judged.failed)})
+        elif up_to(ref, record.sealed):
+            record = record.model_copy(update={"sane": ref})
+    return _outdone(record)
+
+
+def _outdone(record: CheckpointStatus) -> CheckpointStatus:
+    """Without the doubted one, once a newer one counts: it is sane, or checks are not armed any more."""
+    newest, doubted = record.sealed, record.insane
+    if newest is None or doubted is None or _turn(newest) <= _turn(doubted):
+        return record
+    return record.model_copy(update={"insane": None})
+
+
+def _doubted(ref: CheckpointRef, failed: tuple[FailedCheck, ...]) -> DoubtedRef:
+    """As status keeps it: reasons are words of a program."""
+    said = tuple(
+        FailedCheck(check=clip(quote(one.check), MAX_CHECK), message=clip(quote(one.message), MAX_REASON))
+        for one in failed
+    )
+    return DoubtedRef(**ref.model_dump(), failed=said)
+
+
+def _is_next(record: CheckpointStatus, one: Checkpoint) -> bool:
+    """Whether it was saved after those of which checks have said something."""
+    return all(_turn(one) > _turn(before) for before in (record.sane, record.insane) if before)
+
+
+def up_to(sane: CheckpointRef | None, sealed: CheckpointRef | None) -> CheckpointRef | None:
+    """The sane one, unless it is beyond what the record goes on from."""
+    return sane if sane and sealed and _age(sane) <= _age(sealed) else None
 
 
 def carried(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
@@ -119,10 +166,11 @@ def settled(scene: Scene, origin: Origin, heard: datetime) -> CheckpointStatus:
     record, chosen = known(scene.status), origin.checkpoint
     if chosen is None:
         ceiling = None if origin.lost else record.ceiling_step
-        return record.model_copy(update={"sealed": None, "ceiling_step": ceiling})
+        return record.model_copy(update={"sealed": None, "sane": None, "ceiling_step": ceiling})
     if foreign(scene) or (record.sealed is not None and record.sealed.digest == chosen.digest):
         return record
-    return record.model_copy(update={"sealed": reference(chosen, heard)})
+    ref = reference(chosen, heard)
+    return _outdone(record.model_copy(update={"sealed": ref, "sane": up_to(record.sane, ref)}))
 
 
 def foreign(scene: Scene) -> bool:
@@ -156,8 +204,9 @@ def released(scene: Scene) -> tuple[CheckpointStatus, int | None]:
     if stored_too is not None and not _barred(record, stored_too):
         kept = CheckpointRef(**stored_too.model_dump(include=set(CheckpointRef.model_fields)))
         gone = record.sealed.step if record.sealed.step > kept.step else None
-        return record.model_copy(update={"sealed": kept}), gone
-    return record.model_copy(update={"sealed": None, "ceiling_step": None}), record.sealed.step
+        return record.model_copy(update={"sealed": kept, "sane": up_to(record.sane, kept)}), gone
+    gone = record.sealed.step
+    return record.model_copy(update={"sealed": None, "sane": None, "ceiling_step": None}), gone
 
 
 def _barred(record: CheckpointStatus, one: CheckpointRef) -> bool:
@@ -178,15 +227,28 @@ def message(one: CheckpointRef) -> Checkpoint:
 
 
 def _told(scene: Scene, record: CheckpointStatus) -> Iterator[tuple[Checkpoint, datetime]]:
+    for heard in _beats(scene):
+        sealed = heard.beat.sealed
+        if sealed is not None and _counts(scene, record, sealed):
+            yield sealed, heard.received
+
+
+def _verdicts(scene: Scene) -> Iterator[tuple[Judged, datetime]]:
+    """Of what the current attempt saved."""
+    for heard in _beats(scene):
+        judged = heard.beat.judged
+        if judged is not None and judged.checkpoint.attempt == heard.beat.attempt:
+            yield judged, heard.received
+
+
+def _beats(scene: Scene) -> Iterator[BeatView]:
+    """What launchers of the current attempt say while ranks may seal."""
     if scene.attempt is None or scene.state not in HEARD:
         return
     for slot in scene.slots:
         heard = slot.heard
-        if heard is None or not speaks(heard) or heard.beat.attempt != scene.attempt.number:
-            continue
-        sealed = heard.beat.sealed
-        if sealed is not None and _counts(scene, record, sealed):
-            yield sealed, heard.received
+        if heard is not None and speaks(heard) and heard.beat.attempt == scene.attempt.number:
+            yield heard
 
 
 def _counts(scene: Scene, record: CheckpointStatus, sealed: Checkpoint) -> bool:
@@ -202,3 +264,8 @@ def _counts(scene: Scene, record: CheckpointStatus, sealed: Checkpoint) -> bool:
 
 def _age(one: Checkpoint | CheckpointRef) -> tuple[int, int]:
     return one.step, one.attempt
+
+
+def _turn(one: Checkpoint | CheckpointRef) -> tuple[int, int]:
+    """Which was saved before which: a later attempt may begin at an earlier step."""
+    return one.attempt, one.step

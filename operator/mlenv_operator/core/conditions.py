@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Condition, Phase
+from mlenv_operator.core import sanity
 from mlenv_operator.core.classify import ACTIVE, TERMINAL
 from mlenv_operator.core.diagnose import Headline
 from mlenv_operator.core.text import clip
@@ -66,7 +67,7 @@ def conditions(
 ) -> tuple[Condition, ...]:
     """All conditions of a status; those that say what is stored keep their time."""
     old = {condition.type: condition for condition in status.conditions}
-    return tuple(_condition(row, old.get(row.type), generation, now) for row in _rows(_state(status), words))
+    return tuple(_condition(row, old.get(row.type), generation, now) for row in _rows(status, words))
 
 
 def phase(status: TrainingJobStatus, words: Words) -> Phase:
@@ -83,8 +84,8 @@ def _state(status: TrainingJobStatus) -> AttemptState | None:
     return status.attempt.state if status.attempt else None
 
 
-def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
-    head = words.headline
+def _rows(status: TrainingJobStatus, words: Words) -> Iterator[_Row]:
+    state, head = _state(status), words.headline
     failed = state is AttemptState.FAILED
     absent = Headline(_NOT_YET.get(state, head.reason))
     restarting = words.restarting if state is AttemptState.ASSEMBLING else None
@@ -97,6 +98,8 @@ def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
     # A finished job has it only while its last checkpoint is not where it should be.
     if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
+    if judged := sanity.condition(status.checkpoint):
+        yield _Row(ConditionType.CHECKPOINT_SANE, *judged)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)
     yield _row(ConditionType.RECONCILING, head if state in _RECONCILING else None, absent)

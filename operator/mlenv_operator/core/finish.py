@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Nodes
-from mlenv_operator.core import drain
+from mlenv_operator.core import drain, sanity
 from mlenv_operator.core.actions import Event, Urgency
 from mlenv_operator.core.checkpoints import HEARD, heard_of
 from mlenv_operator.core.checkpoints import stored as kept
@@ -135,7 +135,7 @@ _WARNING_NAMES: Final = frozenset(reason.value for reason in WARNINGS)
 def _gist(status: TrainingJobStatus) -> tuple[object, ...]:
     told = tuple((one.type, one.status, one.reason, one.observed_generation) for one in status.conditions)
     request = status.checkpoint.request if status.checkpoint else None
-    return status.observed_generation, status.phase, told, _sealed_by(status), request
+    return status.observed_generation, status.phase, told, _sealed_by(status), request, sanity.gist(status)
 
 
 def _sealed_by(status: TrainingJobStatus) -> object:

@@ -23,7 +23,8 @@ def reject(
 ) -> Rejection:
     """The rejection of ``what``; ``before`` is the one remembered of the same job.
 
-    A rule stands until somebody changes it. What may change by itself is tried again soon, and ever later.
+    Tried again soon, and ever later: a quota may have room again, and who made an object often makes just now
+    what it lacks, or the rule that allows it, which a cluster obeys some seconds later.
     """
     settings = settings or CoreSettings()
     times = before.times + 1 if before is not None and before.reason is reason else 1
@@ -34,6 +35,4 @@ def reject(
 def _first_s(reason: Reason, settings: CoreSettings) -> float:
     if reason is Reason.SERVICE_ACCOUNT_NOT_FOUND:
         return settings.account_retry_first_s  # whoever made the namespace just now has it made
-    if reason in (Reason.QUOTA_EXCEEDED, Reason.NAME_CONFLICT):
-        return settings.quota_retry_first_s  # it may have room again; what has our name may be on its way out
-    return settings.rejection_retry_s
+    return settings.rejection_retry_first_s

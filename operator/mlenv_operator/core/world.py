@@ -50,9 +50,9 @@ class CoreSettings:
     """A node must be missing for so long: watches of pods and nodes are not in step."""
     environment_poll_s: float = 300.0
     account_retry_first_s: float = 1.0
-    quota_retry_first_s: float = 10.0
+    rejection_retry_first_s: float = 10.0
     rejection_retry_s: float = 300.0
-    """Least time between two tries of an object that the API server rejected for good reasons."""
+    """Time between two tries of an object that the API server has rejected often."""
     slow_start_s: float = 60.0
     """A pod that its node has been preparing for so long is spoken of."""
     beats_per_second: float = 500.0

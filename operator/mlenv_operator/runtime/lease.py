@@ -72,7 +72,7 @@ def identity_of(pod_name: str) -> str:
 
 
 class Lease:
-    """One candidate. ``acquire``, then ``keep`` until it raises; ``release`` at an orderly end."""
+    """One candidate. ``watch`` until ready, ``acquire``, ``keep`` until it raises, ``release`` at the end."""
 
     def __init__(
         self,
@@ -134,10 +134,19 @@ class Lease:
         annotations = self._lease["metadata"].get("annotations") or {}
         return annotations.get(self._annotation) or None
 
+    async def watch(self) -> None:
+        """See who holds it, until cancelled, and never take it: the time of a dead holder runs meanwhile."""
+        while True:
+            try:
+                self._observe(await within(self._clock, self._patience(), self._store.read()))
+            except Exception as error:  # noqa: BLE001  (whatever it was: we look again)
+                log.info("lease: %s", error)
+            await self._pause()
+
     async def acquire(self) -> None:
         """Return once the Lease is ours; failures of the store are waited out."""
         while not await self._try():
-            await self._clock.sleep(self.timing.retry_period_s * (1 + self._rng.uniform(0, JITTER)))
+            await self._pause()
         log.info("lease acquired: %s leads, term %d", self.identity, self.transitions)
 
     async def keep(self) -> None:
@@ -166,6 +175,9 @@ class Lease:
             await within(self._clock, self.timing.retry_period_s, self._store.update(lease))
         except Exception as error:  # noqa: BLE001  (whatever it was: the Lease runs out by itself)
             log.warning("lease not released, it runs out by itself: %s", error)
+
+    async def _pause(self) -> None:
+        await self._clock.sleep(self.timing.retry_period_s * (1 + self._rng.uniform(0, JITTER)))
 
     async def _try(self) -> bool:
         """Acquire or renew once; whether that succeeded."""

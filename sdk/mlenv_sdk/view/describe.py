@@ -75,6 +75,15 @@ def _pairs(job: TrainingJob, now: datetime) -> Iterator[tuple[str, str | Text]]:
         yield "Progress", f"step {words.step(job)}, {words.rate(job)} steps/s, ETA {words.eta(job, now)}"
         yield "Checkpoint", words.checkpoint(job, now)
         yield "Metrics", ", ".join(f"{name} {value}" for name, value in words.metrics(job))
+    yield from _store(job)
+
+
+def _store(job: TrainingJob) -> Iterator[tuple[str, str]]:
+    """What is in the store, and where its page is; nothing where couriers have stored nothing."""
+    if (stored := words.stored(job)) != words.NOTHING:
+        yield "In the store", stored
+    if page := words.run_page(job):
+        yield "Run", page
 
 
 def _generation(job: TrainingJob) -> str:

@@ -76,17 +76,38 @@ class Lines:
         self._events: dict[str, int] = {}
         self._state: tuple[str, ...] = ()
         self._step = ""
+        self._stored = self._page = ""
+        self._artifacts: dict[str, str] = {}
+        """By digest, how the store calls the checkpoints that were seen there."""
+        self._resumed = 0
         self._told: datetime | None = None
 
     def new(self, snapshot: Snapshot) -> list[str]:
         """The lines to print for this snapshot."""
-        return [*self._new_events(snapshot), *self._new_state(snapshot)]
+        return [*self._new_events(snapshot), *self._new_stored(snapshot), *self._new_state(snapshot)]
 
     def _new_events(self, snapshot: Snapshot) -> Iterator[str]:
         for event in snapshot.events:
             if self._events.get(event.uid) != event.count:
                 self._events[event.uid] = event.count
                 yield f"{_clock(event.time or snapshot.now)}  {event.reason}: {event.message}"
+
+    def _new_stored(self, snapshot: Snapshot) -> Iterator[str]:
+        """Checkpoints that reached the store; and the name there of the one that an attempt goes on from."""
+        job, clock = snapshot.job, _clock(snapshot.now)
+        if (page := words.run_page(job)) and page != self._page:
+            self._page = page
+            yield f"{clock}  Run: {page}"
+        if (stored := words.stored(job)) not in {words.NOTHING, self._stored}:
+            self._stored = stored
+            yield f"{clock}  Stored: {stored}"
+        known, attempt = job.status.checkpoint, job.status.attempt
+        if known is not None and known.uploaded is not None:
+            self._artifacts[known.uploaded.digest] = known.uploaded.artifact
+        origin = attempt.origin.checkpoint if attempt and attempt.origin else None
+        if attempt and origin and attempt.number > self._resumed and self._artifacts.get(origin.digest):
+            self._resumed = attempt.number
+            yield f"{clock}  Attempt {attempt.number} goes on from {self._artifacts[origin.digest]}"
 
     def _new_state(self, snapshot: Snapshot) -> Iterator[str]:
         job = snapshot.job

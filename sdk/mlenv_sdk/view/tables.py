@@ -67,6 +67,7 @@ def frame(snapshot: Snapshot, curve: Curve | None = None) -> RenderableType:
         parts.append(shown)
     if message := words.why(snapshot.job):
         parts.append(Text(message, words.style(snapshot.job.phase)))
+    parts += _store(snapshot.job)
     parts += [Text(), pods_table(snapshot.pods[:SHOWN_PODS], snapshot.now)]
     if len(snapshot.pods) > SHOWN_PODS:
         parts.append(Text(f"… and {len(snapshot.pods) - SHOWN_PODS} more pods", "dim"))
@@ -74,6 +75,14 @@ def frame(snapshot: Snapshot, curve: Curve | None = None) -> RenderableType:
     if snapshot.trouble:
         parts.append(Text(snapshot.trouble, "bold yellow"))
     return Group(*parts)
+
+
+def _store(job: TrainingJob) -> list[Text]:
+    """What is in the store and where its page is, each whole, so that it can be copied."""
+    if (stored := words.stored(job)) == words.NOTHING:
+        return []
+    told = Text.assemble(("in the store ", "dim"), stored)
+    return [told, Text.assemble(("run ", "dim"), page)] if (page := words.run_page(job)) else [told]
 
 
 def headline(snapshot: Snapshot) -> Text:

@@ -76,11 +76,28 @@ def metrics(job: TrainingJob) -> tuple[tuple[str, str], ...]:
 
 
 def checkpoint(job: TrainingJob, now: datetime) -> str:
-    """The newest checkpoint, as ``step 4100, by attempt 2, 40 s ago``."""
-    sealed = job.status.checkpoint.sealed if job.status.checkpoint else None
-    if sealed is None:
+    """The newest checkpoint, as ``step 4100, by attempt 2, 40 s ago``; and a newer one that is not sane."""
+    record = job.status.checkpoint
+    sealed, doubted = (record.sealed, record.insane) if record else (None, None)
+    said = NOTHING
+    if sealed is not None:
+        said = f"step {sealed.step}, by attempt {sealed.attempt}, {age(sealed.time, now)} ago"
+    return f"{said}; that of step {doubted.step} is not sane" if doubted else said
+
+
+def stored(job: TrainingJob) -> str:
+    """The newest checkpoint in the store, as ``step 4100, by attempt 2, as ads/ranker/ctr-77aa-ckpt:v7``."""
+    found = job.status.checkpoint.uploaded if job.status.checkpoint else None
+    if found is None:
         return NOTHING
-    return f"step {sealed.step}, by attempt {sealed.attempt}, {age(sealed.time, now)} ago"
+    name = f", as {found.artifact}" if found.artifact else ""
+    return f"step {found.step}, by attempt {found.attempt}{name}"
+
+
+def run_page(job: TrainingJob) -> str:
+    """The page of the job's run, once the store has a checkpoint of it; else empty."""
+    found = job.status.checkpoint.uploaded if job.status.checkpoint else None
+    return found.url if found else ""
 
 
 def nodes(job: TrainingJob) -> str:

@@ -85,6 +85,7 @@ SPOOL: Raw = {
     "trainer": {"image": "registry/train:1", "command": ["train.py"]},
     "checkpoint": {
         "intervalSteps": 500,
+        "sanity": {"armed": ["metric_floor", "loss_spike"], "floors": {"auc": "0.6"}, "lossZ": "12.5"},
         "spool": {"volumeClaimName": "ranker-spool"},
         "resume": {"policy": "From", "from": "/var/spool/mlenv/77aa/step-000000005000.a3", "things": ["net"]},
     },

@@ -112,7 +112,7 @@ with wandb.init(project="killed") as run:
     try:
         assert server.wait_for_exit() == CRASHED
         server.start()
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         lose(process)
     assert (process.returncode, out.strip()) == (0, "v0"), err

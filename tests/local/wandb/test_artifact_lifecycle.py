@@ -132,16 +132,18 @@ def test_a_version_ends_with_its_time_unless_it_is_linked(here: Here) -> None:
         + """
 import datetime
 with wandb.init(project="expiry") as run:
-    for name in ("alone", "linked"):
-        made = artifact(name, a=name)
-        made.ttl = datetime.timedelta(seconds=1)
-        log(run, made)
+    made = artifact("alone", a="alone")
+    made.ttl = datetime.timedelta(seconds=1)
+    log(run, made)
+    made = log(run, artifact("linked", a="linked"))
     made.link("expiry/published")
+    made.ttl = datetime.timedelta(seconds=1)  # not sooner: linking takes time, too
+    made.save()
 """
     )
     told = here.run("""
 import time
-api, deadline = wandb.Api(), time.monotonic() + 60
+api, deadline = wandb.Api(), time.monotonic() + 300
 there = api.artifact_exists
 while there("expiry/alone:v0") and time.monotonic() < deadline: time.sleep(0.1)
 tell([there("expiry/alone:v0"), there("expiry/linked:v0"), there("expiry/published:v0")])

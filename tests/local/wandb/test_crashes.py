@@ -32,7 +32,7 @@ def test_a_server_killed_while_history_streams_loses_and_doubles_nothing(own: Ca
             there.server.kill()
             acknowledged = counted(there.server)
             there.server.start()
-            assert counted(there.server) == acknowledged
+            assert counted(there.server) >= acknowledged, "the client may have sent more by now"
     read = there.run("ada/p/one")
     assert (read.state, read.summary["loss"]) == ("finished", 149)
     assert [row["loss"] for row in read.scan_history()] == list(range(150))

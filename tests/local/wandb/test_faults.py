@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from wandb_server import wait_for
 
 from mlenv_local.errors import LocalError
 from mlenv_local.wandb_server.faults import CRASH_CODE
@@ -57,8 +58,12 @@ def test_a_delay_is_waited_for(sdk: Any, shared: Server) -> None:
 
 def test_an_answer_cut_off_does_not_double_what_was_stored(sdk: Any, shared: Server) -> None:
     """The message was stored and its answer lost: the client sends it again, to the same places."""
-    shared.fault("file_stream", drop_after=0, times=1, after=1)
-    log(sdk, "cut")
+    with sdk.init(project="faults", id="cut") as run:
+        run.log({"loss": 0})
+        wait_for(lambda: steps(sdk, "cut"), "the first row")
+        shared.fault("file_stream", drop_after=0, times=1)
+        for step in range(1, 10):
+            run.log({"loss": step})
     assert steps(sdk, "cut") == list(range(10))
     assert shared.faults()[0]["times"] == 0
 

@@ -138,7 +138,7 @@ def test_several_processes_may_write_to_one_run(sdk: Any, client: Client) -> Non
     for process in processes:
         assert "began" in process.stdout.readline()
     for process in processes:
-        _, err = process.communicate("go\n", timeout=120)
+        _, err = process.communicate("go\n", timeout=300)
         assert process.returncode == 0, err
     read = sdk.Api().run("ada/life/many")
     assert sorted(row["loss"] for row in read.scan_history(page_size=100)) == sorted([*range(5)] * 2)

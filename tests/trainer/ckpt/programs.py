@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mlenv.ckpt import buckets
 from mlenv.ckpt.checkpointer import Checkpointer
+from mlenv.sanity.rules import Sanity
 
 WIDTH = 96
 
@@ -223,3 +226,33 @@ def resave(rank: int, how: str, folder: str, step: int | None) -> Any:
             assert ck.wait(), ck.stats.errors
     passed = [one.why for one in start.passed]
     return {"start": start.step, "state": whole(things), "same": start.same_world, "passed": passed}
+
+
+def lone_error(rank: int, folder: str) -> dict[str, Any]:
+    """Rank 1 raises at once, and rank 0 leaves the probe only some work later."""
+    things, raised = Things("fsdp"), Path(folder) / "raised"
+    ids, left = torch.ones(4, 2, dtype=torch.long), 0.0
+
+    def probe() -> torch.Tensor:
+        nonlocal left
+        found: torch.Tensor = things.net(ids)
+        if rank == 1:
+            raised.touch()
+            raise ValueError("only here")
+        while not raised.exists():
+            time.sleep(0.001)
+        for _ in range(300):
+            torch.randn(128, 128) @ torch.randn(128, 128)
+        left = time.monotonic()
+        return found
+
+    kept = Path(folder) / "kept"
+    with Checkpointer(kept, every=1, sanity=Sanity(armed=("probe",), probe=probe), **things.all()) as ck:
+        ck.restore()
+        things.step(0)
+        ck.commit(1)
+        after = time.monotonic()
+        things.step(1)
+        ck.wait()
+        errors = ck.stats.errors
+    return {"left": left, "after": after, "sealed": ck.sealed, "errors": errors}

@@ -52,6 +52,20 @@ def test_one_that_was_made_although_it_is_not_finite_is_for_who_allows_it() -> N
     assert "net.weight has 3 NaN" in refusal.why
 
 
+def test_a_past_is_doubted_where_armed_checks_speak_against_all_of_it_and_nothing_else_does() -> None:
+    insane = [found(whole(step, insane=("probe: it raised ValueError",))) for step in (5, 7)]
+    cut = Found(names.folder(9, 1), 9, 1, None, "", "it was cut off", finished=True)
+    for listed, more, doubted in (
+        (insane, {}, True),
+        ([*insane, found(whole(3))], {}, False),
+        ([*insane, cut], {}, False),
+        (insane, {"ceiling": 6}, False),
+        (insane, {"finite": False}, False),
+        ([], {}, False),
+    ):
+        assert choose([listed], job="uid", **{"finite": True, **more}).doubted is doubted
+
+
 def test_a_ceiling_of_0_is_a_new_start() -> None:
     assert choose([[found(whole(3))]], job="uid", ceiling=0).empty
 

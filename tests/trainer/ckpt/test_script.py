@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from rig import until
+from rig import DEADLINE, until
 
 if TYPE_CHECKING:
     import subprocess
@@ -63,9 +63,9 @@ def test_killed_in_the_middle_and_started_again(rig: Rig, tmp_path: Path) -> Non
     process, _ = run(broken, "first", "halt")
     marks = until(lambda: len(here := list(broken.folder.glob("at-ten-*"))) == 2 and here, "step 10")
     os.kill(int(marks[0].name.split("-")[3]), signal.SIGKILL)
-    assert process.wait(60) != 0
+    assert process.wait(DEADLINE) != 0
     process, log = run(broken, "second")
-    assert process.wait(120) == 0, log.read_text()
+    assert process.wait(DEADLINE) == 0, log.read_text()
     assert "going on from step-000000000008.a1" in log.read_text()
     for rank in (0, 1):
         ended = [(folder / f"end-{rank}.pt").read_bytes() for folder in (through, broken.folder)]
@@ -80,5 +80,5 @@ def rig_in(rig: Rig, folder: Path) -> Rig:
 def alone(rig: Rig, folder: Path) -> Path:
     here = rig_in(rig, folder)
     process, log = run(here, "log")
-    assert process.wait(120) == 0, log.read_text()
+    assert process.wait(DEADLINE) == 0, log.read_text()
     return folder

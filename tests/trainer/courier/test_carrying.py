@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bench import put, put_on_nodes, tree
 
+from mlenv import rows
 from mlenv.ckpt import names, seal
-from mlenv.courier import pages
+from mlenv.courier import faults, pages
+from mlenv.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,12 +229,36 @@ class TestFaults:
         assert report is not None
         assert report.degraded is None
 
+    def test_once_the_pod_ends_a_server_that_was_away_is_asked_again_soon(
+        self, pod: Pod, wandb: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Pauses of minutes, right while it runs, would use up the grace, and what is not stored is lost."""
+        monkeypatch.setattr(faults, "FIRST_SECONDS", 2 * faults.MOST_SECONDS)
+        put(pod.folder, 100)
+        history = History(pod.own.parent / rows.FOLDER, rows.Head("uid-1", 1, 0))
+        history.add(1, {"loss": 0.5}, 2, 0)
+        history.close(0)
+        wandb.kill()
+        try:
+            pod.turn()
+        finally:
+            wandb.start()
+        pod.time += faults.HURRIED_SECONDS
+        pod.courier.turn()
+        assert pod.courier.fault is not None
+        pod.courier.ending = pod.courier.scribe.last = True
+        for _ in range(20):
+            pod.courier.turn()
+        assert (pod.courier.done, pod.courier.fault) == (True, None)
+        assert pod.stored() == [(100, 1, True)]
+        assert [one["step"] for one in pod.store.recorded(0, 10)] == [1]
+
 
 class TestProcess:
     def test_once_carries_what_is_there(self, pod: Pod) -> None:
         put(pod.folder, 100)
         process = pod.process("--once")
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert pod.stored() == [(100, 1, True)]
 
@@ -248,7 +274,7 @@ class TestProcess:
     def test_killed_anywhere_the_next_one_goes_on(self, pod: Pod, point: str) -> None:
         put(pod.folder, 100)
         killed = pod.process("--once", MLENV_COURIER_KILL=point)
-        killed.communicate(timeout=120)
+        killed.communicate(timeout=300)
         assert killed.returncode == -9
         pod.restart()
         pod.carry()
@@ -263,7 +289,7 @@ class TestProcess:
             pass
         put(pod.folder, 200)
         process.terminate()
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert pod.stored() == [(200, 1, True), (100, 1, True)]
 

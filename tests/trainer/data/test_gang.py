@@ -51,7 +51,7 @@ def launch(script: Path, *args: object, ranks: int, **env: str) -> int:
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         cwd=script.parent,
-        timeout=180,
+        timeout=280,
     )
     return ended.returncode
 

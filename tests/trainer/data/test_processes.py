@@ -19,7 +19,7 @@ def python(program: str, *args: object) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

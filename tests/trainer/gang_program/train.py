@@ -30,6 +30,8 @@ EVERY = os.environ.get("EVERY", "5")
 SLOWLY = "SLOWLY" in os.environ
 DIE = os.environ.get("DIE")
 """attempt:rank:step after which it kills itself."""
+SETTLED = "SETTLED" in os.environ
+"""It does so only when all that it has begun to save is sealed in its own folder, too."""
 SPOIL = os.environ.get("SPOIL")
 """attempt:rank:step in which one of its moments becomes NaN."""
 LANES = int(os.environ.get("LANES", "6"))
@@ -38,6 +40,7 @@ SHARDS = "SHARDS" in os.environ
 """fully_shard instead of DDP."""
 INSANE = int(os.environ.get("INSANE", "0"))
 """From this step on, in the first attempt, a metric is below the floor that an armed check holds."""
+ARMED = tuple(os.environ.get("ARMED", "metric_floor probe").split())
 NEWEST = int(os.environ.get("NEWEST", "0"))
 
 
@@ -118,9 +121,7 @@ net = distributed()
 opt = torch.optim.AdamW(net.parameters(), 0.01)
 torch.manual_seed(100 + job.rank)
 line_of_numbers = torch.linspace(0, 1, 8).unsqueeze(1)
-sanity = ml.Sanity(
-    armed=("metric_floor", "probe"), floors={"quality": 0.5}, probe=lambda: net(line_of_numbers)
-)
+sanity = ml.Sanity(armed=ARMED, floors={"quality": 0.5}, probe=lambda: net(line_of_numbers))
 seconds = float(EVERY[:-1]) if EVERY.endswith("s") else None
 policy = ml.Checkpoints(
     every_steps=None if seconds else int(EVERY),
@@ -148,6 +149,8 @@ with ml.Session(job, report_every=0, checkpoint=policy, net=net, opt=opt, data=d
         if SLOWLY:
             time.sleep(0.02)
         if now(DIE, run, step=run.step):
+            if SETTLED and run._keeper is not None:
+                run._keeper._ck.wait()
             os.kill(os.getpid(), signal.SIGKILL)
 end = {"step": run.step, "samples": run.samples, "epoch": run.epoch, "data": data.state_dict()}
 (OUT / f"end-{job.rank}").write_text(json.dumps({**end, "weights": digest()}))

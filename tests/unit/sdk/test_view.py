@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.unit.sdk.conftest import complete, condition, failed, job
 
 from mlenv_sdk import Event, NotFound, Pod, TrainingJob, Unreachable
-from mlenv_sdk.view import tables, words
+from mlenv_sdk.view import describe, tables, words
 from mlenv_sdk.view.live import Lines
 from mlenv_sdk.view.snapshot import GIVE_UP_SECONDS, Snapshot, snapshots
 
@@ -55,6 +55,9 @@ def test_checkpoints_are_told_beside_the_program_s_own_values() -> None:
     assert words.metrics(told) == (("loss", "0.5"),)
     assert words.checkpoint(told, NOW) == "step 40, by attempt 2, 40 s ago"
     assert words.checkpoint(typed(job()), NOW) == "-"
+    doubted = {"step": 60, "attempt": 2, "digest": "c" * 64, "failed": [{"check": "probe", "message": "x"}]}
+    told = typed(job(checkpoint={"insane": doubted}))
+    assert words.checkpoint(told, NOW) == "-; that of step 60 is not sane"
 
 
 def test_eta_is_told_while_the_job_runs() -> None:
@@ -105,6 +108,53 @@ def test_lines_tell_progress_every_few_seconds_and_trouble_at_once() -> None:
 def test_lines_explain_a_state_once() -> None:
     lines = Lines()
     assert [line.strip() for line in lines.new(snapshot(failed()))][1:] == ["Rank 1 exited with code 3."]
+
+
+def in_store(step: int, version: int) -> dict[str, Any]:
+    """A status.checkpoint of which the store has the newest."""
+    ref = {"step": step, "attempt": 1, "digest": f"{version:064}", "time": "2026-01-01T11:59:20Z"}
+    names = {"artifact": f"ads/ctr/ranker-77aa-ckpt:v{version}", "url": "https://w.example/ads/ctr/runs/77aa"}
+    return {"sealed": ref, "uploaded": {**ref, **names}}
+
+
+def going_on(number: int, version: int) -> dict[str, Any]:
+    """A status.attempt that goes on from a version in the store."""
+    origin = {"checkpoint": in_store(40, version)["sealed"]}
+    return {"number": number, "state": "Running", "since": "2026-01-01T12:00:00Z", "origin": origin}
+
+
+def test_lines_tell_each_checkpoint_in_the_store_and_its_run_once() -> None:
+    lines = Lines()
+    first = lines.new(snapshot(job(checkpoint=in_store(40, 0))))
+    assert [line.partition("  ")[2] for line in first[:2]] == [
+        "Run: https://w.example/ads/ctr/runs/77aa",
+        "Stored: step 40, by attempt 1, as ads/ctr/ranker-77aa-ckpt:v0",
+    ]
+    assert lines.new(snapshot(job(checkpoint=in_store(40, 0)), 1)) == []
+    assert "step 60, by attempt 1" in lines.new(snapshot(job(checkpoint=in_store(60, 1)), 2))[0]
+
+
+def test_lines_name_what_an_attempt_goes_on_from_also_when_the_store_has_newer_ones() -> None:
+    lines = Lines()
+    for step, version in ((40, 0), (60, 1)):
+        lines.new(snapshot(job(checkpoint=in_store(step, version))))
+    resumed = job(attempt=going_on(2, 0), checkpoint=in_store(60, 1))
+    told = "Attempt 2 goes on from ads/ctr/ranker-77aa-ckpt:v0"
+    assert [line.partition("  ")[2] for line in lines.new(snapshot(resumed, 1))] == [told]
+    assert lines.new(snapshot(resumed, 2)) == []
+    unknown = job(attempt=going_on(3, 7), checkpoint=in_store(60, 1))
+    assert not any("goes on" in line for line in lines.new(snapshot(unknown, 3)))
+
+
+def test_the_frame_and_the_report_name_the_artifact_and_the_page_of_the_run() -> None:
+    raw = job(checkpoint=in_store(40, 0))
+    for text in (
+        rendered(tables.frame(snapshot(raw))),
+        rendered(describe.report(typed(raw), (), (), NOW)),
+    ):
+        assert "step 40, by attempt 1, as ads/ctr/ranker-77aa-ckpt:v0" in text
+        assert "https://w.example/ads/ctr/runs/77aa" in text
+    assert "store" not in rendered(tables.frame(snapshot(job())))
 
 
 def rendered(what: Any) -> str:

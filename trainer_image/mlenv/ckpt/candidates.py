@@ -21,6 +21,8 @@ class Refusal:
 
     name: str
     why: str
+    doubted: bool = False
+    """Nothing else speaks against it than an armed check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Choice:
     def empty(self) -> bool:
         """Whether there is no past at all: only then may training start afresh."""
         return not self.candidates and not self.refusals
+
+    @property
+    def doubted(self) -> bool:
+        """Whether there is a past, and all of it was found not sane."""
+        return bool(self.refusals) and not self.candidates and all(one.doubted for one in self.refusals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +104,18 @@ def choose(
             else:
                 known.setdefault(found.digest, []).append((number, found))
     for digest, places in known.items():
-        _sort_in(choice, digest, places, against)
+        _sort_in(choice, digest, places, against, finite=finite)
     choice.candidates.sort(key=lambda one: (one.seal.step, one.seal.attempt, one.digest), reverse=True)
     return choice
 
 
 def _sort_in(
-    choice: Choice, digest: str, places: list[tuple[int, Found]], against: Callable[[Seal, str], str]
+    choice: Choice,
+    digest: str,
+    places: list[tuple[int, Found]],
+    against: Callable[[Seal, str], str],
+    *,
+    finite: bool,
 ) -> None:
     finished = frozenset(number for number, found in places if found.finished)
     if not finished:
@@ -113,6 +125,9 @@ def _sort_in(
     why = against(whole, digest)
     if why:
         choice.refusals.append(Refusal(whole.folder, why))
+    elif finite and whole.insane:
+        doubt = f'it is not sane, which only nonfinite="allow" goes on from: {whole.insane[0]}'
+        choice.refusals.append(Refusal(whole.folder, doubt, doubted=True))
     else:
         unfinished = frozenset(number for number, _ in places) - finished
         choice.candidates.append(Candidate(digest, whole, finished, unfinished))
@@ -129,8 +144,6 @@ def _against(
         return f"the job's record names another one ({only[:12]})"
     if finite and whole.nonfinite:
         return f'it is not finite, which only nonfinite="allow" goes on from: {whole.nonfinite}'
-    if finite and whole.insane:
-        return f'it is not sane, which only nonfinite="allow" goes on from: {whole.insane[0]}'
     return ""
 
 

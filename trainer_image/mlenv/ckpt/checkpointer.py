@@ -101,18 +101,21 @@ class Checkpointer:
         ceiling: int | None = None,
         only: str | None = None,
         again: bool = False,
+        afresh: bool = False,
     ) -> Start:
         """Go on from the newest checkpoint that is whole and fits; at step 0 when there never was one.
 
         Older ones are tried when a newer one is damaged, and it is said why. `past`: it is known that there
         was a checkpoint, so an empty folder is an error. `since`: use nothing that an older attempt saved.
         `ceiling`: use nothing newer than this step. `only`: the digest of the one to use. `again`: this
-        attempt has saved before, and goes on under its own number. Raises ListingFailed, NothingToResume:
-        never starts afresh because something could not be read.
+        attempt has saved before, and goes on under its own number. `afresh`: start at step 0 where armed
+        checks spoke against all that there are. Raises ListingFailed, NothingToResume: never starts afresh
+        because something could not be read.
         """
         with spent.clock.on(spent.CHECKPOINT_RESTORE):
+            finite = self._nonfinite == "refuse"
             found = Restore(self._groups, self._living, self._job.uid, self._tell).run(
-                past=past, since=since, ceiling=ceiling, only=only, finite=self._nonfinite == "refuse"
+                past=past, since=since, ceiling=ceiling, only=only, finite=finite, afresh=afresh
             )
         self._attempt = max(self._job.attempt, found.newest_attempt + (not again))
         self.house.keep_to(since, ceiling, self._attempt)
@@ -183,7 +186,7 @@ class Checkpointer:
         )
         with spent.clock.on(spent.CHECKPOINT_SAVE):
             if self._watch is not None:
-                self._watch.probe()
+                self._watch.probe(self._groups.control)
             work = self._snapshot(head)
         copied = time.monotonic()
         self.stats.stalled += copied - began
@@ -293,7 +296,7 @@ class Checkpointer:
         else:
             self.sealed = whole
             self.stats.succeed(copied)
-            self.heard(whole)
+        self.heard(whole)
         self.house.tidy()
 
     def _weighed(self, work: writer.Work) -> writer.Work:

@@ -31,6 +31,10 @@ class NothingToResume(CheckpointError):
     """There is a past, and none of its checkpoints can be used. The message lists each with its reason."""
 
 
+class NoneSane(NothingToResume):
+    """All that there are were sealed, and found not sane by armed checks."""
+
+
 class NotRecorded(CheckpointError):
     """Somebody else speaks for this attempt, and it runs from something else."""
 

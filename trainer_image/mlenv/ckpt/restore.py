@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlenv.ckpt import candidates, durable, exchange, listing, load, verify
-from mlenv.ckpt.errors import CheckpointError, ListingFailed, NothingToResume, TogetherFailed
+from mlenv.ckpt.errors import CheckpointError, ListingFailed, NoneSane, NothingToResume, TogetherFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,8 +60,20 @@ class Restore:
         self._tell = tell
         self._ignored = ignored
 
-    def run(self, *, past: bool, since: int, ceiling: int | None, only: str | None, finite: bool) -> Restored:
-        """Raises ListingFailed, NothingToResume and other CheckpointErrors."""
+    def run(
+        self,
+        *,
+        past: bool,
+        since: int,
+        ceiling: int | None,
+        only: str | None,
+        finite: bool,
+        afresh: bool = False,
+    ) -> Restored:
+        """Raises ListingFailed, NothingToResume and other CheckpointErrors.
+
+        `afresh` starts at step 0 where all that there are were found not sane, instead of raising NoneSane.
+        """
         listings = self._list()
         newest = max((one.attempt for listed in listings for one in listed), default=0)
         choice = candidates.choose(
@@ -70,6 +82,10 @@ class Restore:
         if choice.empty and not past:
             self._tell(f"no checkpoint in {self._place.folder}: a fresh start at step 0")
             return Restored(Start(), newest, None)
+        if choice.doubted and not past:
+            if not afresh:
+                raise NoneSane(self._none_sane(choice.refusals))
+            return Restored(Start(passed=tuple(choice.refusals)), newest, None)
         passed = list(choice.refusals)
         for candidate in choice.candidates:
             try:
@@ -98,6 +114,13 @@ class Restore:
         self._tell(f"going on from {whole.folder} at step {whole.step}{other} ({candidate.digest[:12]})")
         return Start(
             whole.step, whole.samples, whole.epoch, candidate.digest, whole, newer, loader.same_world
+        )
+
+    def _none_sane(self, passed: Sequence[Refusal]) -> str:
+        reasons = "; ".join(f"{one.name}: {one.why}" for one in passed)
+        return (
+            f"none of the {len(passed)} checkpoint(s) in {self._place.folder} is sane, and they are kept for "
+            f"people to look at: {reasons}"
         )
 
     def _nothing(self, passed: Sequence[Refusal]) -> str:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the spool."""
-WAITED_FOR_SECONDS: Final = 10.0
-"""The longest pause between two tries while ranks wait, unless the server asks for more."""
 PARTS_SECONDS: Final = 10.0
 """Between two looks for other nodes' parts."""
 SERIOUS: Final = 3
@@ -56,12 +54,12 @@ class Courier:
         self._sources = fetch.Fetcher(store, others, spool.work, say, self._answer)
         self._offline = offline.Offline(config.own.parent / names.OFFLINE_DIR, store, say)
         self.ending = False
-        """Whether the trainer has ended: then its own runs are sent, too."""
+        """Whether the trainer has ended: then its own runs are sent, too, and waits are short."""
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
         self._failures = 0
         self._fault: Fault | None = None
-        self._not_before = self._serve_after = 0.0
+        self._not_before = self._hurried_after = 0.0
         before = pages.read(config.own, pages.BROUGHT, Brought)
         self._answered = before.nonce if before is not None and before.done else ""
         self._unreadable: dict[plan.Identity, Fault] = {}
@@ -74,7 +72,8 @@ class Courier:
         try:
             self._serve()
             self.scribe.turn()  # first: where a checkpoint is stored, so is the history up to it
-            wait = self._work() if self._now() >= self._not_before else LOOK_SECONDS
+            due = self._hurried_after if self.ending else self._not_before
+            wait = self._work() if self._now() >= due else LOOK_SECONDS
         except StoreFailed as error:
             wait = self._failed(error.fault)
         except Exception as error:  # noqa: BLE001  (a courier that fell silent would cost checkpoints)
@@ -98,7 +97,7 @@ class Courier:
     def _serve(self) -> None:
         """Bring what rank 0 waits for: that comes before all else."""
         wanted = pages.read(self._config.own, pages.WANTED, Wanted)
-        if wanted is None or wanted.nonce == self._answered or self._now() < self._serve_after:
+        if wanted is None or wanted.nonce == self._answered or self._now() < self._hurried_after:
             return
         try:
             answer = self._sources.bring_source(wanted) if wanted.source else self._fetcher.bring(wanted)
@@ -195,7 +194,7 @@ class Courier:
         self._fault = fault
         wait = faults.delay(fault, self._failures, random.random())  # noqa: S311  (jitter)
         self._not_before = self._now() + wait
-        self._serve_after = self._now() + max(fault.after, min(wait, WAITED_FOR_SECONDS))
+        self._hurried_after = self._now() + faults.hurried(fault, wait)
         return LOOK_SECONDS
 
     def _report(self) -> None:

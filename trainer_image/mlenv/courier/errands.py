@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlenv.courier.spool import Spool
 
 MAX_METRICS: Final = 40
+MAX_REMARKS: Final = 20
 
 
 class Errands:
@@ -96,5 +97,6 @@ def metadata(  # noqa: PLR0917
         "good": one.good,
         "sane": not whole.insane,
         "reasons": list(whole.insane),
+        "remarks": list(whole.remarks[:MAX_REMARKS]),
         "metrics": dict(list(whole.metrics.items())[:MAX_METRICS]),
     }

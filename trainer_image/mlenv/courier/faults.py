@@ -12,6 +12,8 @@ MOST_SECONDS: Final = 300.0
 """The longest wait after a fault that may pass."""
 HUMAN_SECONDS: Final = 120.0
 """The wait after one that a person must mend: short, so that a mended key is noticed soon."""
+HURRIED_SECONDS: Final = 10.0
+"""The longest wait while ranks wait, and once the pod ends: what is not carried in its grace may be lost."""
 
 
 class Kind(StrEnum):
@@ -94,3 +96,8 @@ def delay(fault: Fault, failures: int, jitter: float) -> float:
     most = HUMAN_SECONDS if fault.kind in HUMAN else MOST_SECONDS
     wait = min(most, FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
     return max(fault.after, wait * (0.5 + 0.5 * jitter))
+
+
+def hurried(fault: Fault, wait: float) -> float:
+    """That wait where there is no time for it; what the server asked for is obeyed all the same."""
+    return max(fault.after, min(wait, HURRIED_SECONDS))

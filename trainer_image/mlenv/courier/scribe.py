@@ -47,7 +47,7 @@ class Scribe:
         self._drift = runlog.Drift()
         self._told: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._failures = 0
-        self._not_before = 0.0
+        self._not_before = self._hurried_after = 0.0
         self._outdone = 0
         self.outdone = False
         """Whether a newer attempt, of another pod, logs to the run."""
@@ -59,7 +59,8 @@ class Scribe:
 
     def turn(self) -> None:
         """Log the next batch, if it is time. Never raises: no checkpoint waits for what is wrong here."""
-        if self._now() < self._not_before and not self._hurried:
+        due = self._hurried_after if self.last else self._not_before
+        if self._now() < due and not self._hurried:
             return
         try:
             rest = self._log() if self._config.node == 0 else self._attend()
@@ -169,4 +170,6 @@ class Scribe:
         if self.fault is None or self.fault.kind is not fault.kind or self._failures % 10 == 0:
             self._say(f"history is not logged ({self._failures} in a row): {fault.sentence}")
         self.fault = fault
-        return faults.delay(fault, self._failures, random.random())  # noqa: S311  (jitter)
+        wait = faults.delay(fault, self._failures, random.random())  # noqa: S311  (jitter)
+        self._hurried_after = self._now() + faults.hurried(fault, wait)
+        return wait

@@ -145,6 +145,7 @@ def beat(
         progress=progress,
         spent=spent,
         sealed=told.sealed,
+        judged=told.judged,
         origin=told.origin if state.first_rank == 0 else None,
         evidence=state.evidence,
         time=now,

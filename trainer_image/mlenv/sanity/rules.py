@@ -9,23 +9,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from mlenv_api.sanity import Check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-CHECKS: Final = (
-    "probe",
-    "constant_predictions",
-    "loss_spike",
-    "grad_norm_spike",
-    "embedding_collapse",
-    "dead_rows",
-    "label_rate",
-    "metric_floor",
-    "calibration",
-)
+    from mlenv_api.sanity import SanitySpec
+
+CHECKS: Final = tuple(check.value for check in Check)
 ENOUGH: Final = 4
 """Before so many checkpoints were sane, nothing is compared with how it was before."""
 REMEMBERED: Final = 32
@@ -71,6 +65,54 @@ class Sanity:
         unknown = [name for name in self.armed if name not in CHECKS]
         if unknown:
             raise ValueError(f"armed={self.armed!r}: a tuple of names among {', '.join(CHECKS)}")
+
+
+_NUMBERS: Final = (
+    "probe_band",
+    "loss_z",
+    "grad_norm_z",
+    "cosine",
+    "rank_share",
+    "dead_rows",
+    "label_rate_ratio",
+)
+
+
+def merged(own: Sanity | None, said: SanitySpec | None) -> Sanity | None:
+    """The program's checks with those of its job's spec.
+
+    What either arms is armed. A threshold is the program's where it has one other than the default, else
+    the spec's; so it is with each metric's floor.
+    """
+    if said is None:
+        return own
+    base, plain = own or Sanity(), Sanity()
+    numbers = {name: float(value) for name in _NUMBERS if (value := getattr(said, name)) is not None}
+    found: dict[str, Any] = dict(numbers)
+    if said.calibration is not None:
+        found["calibration"] = (float(said.calibration.least), float(said.calibration.most))
+    return replace(
+        base,
+        **{name: value for name, value in found.items() if getattr(base, name) == getattr(plain, name)},
+        armed=tuple(dict.fromkeys((*base.armed, *(check.value for check in said.armed)))),
+        floors={name: float(value) for name, value in said.floors.items()} | dict(base.floors),
+    )
+
+
+def unready(rules: Sanity) -> str:
+    """Which armed checks can never find anything, because what they look at is not given; else nothing."""
+    needs = {
+        Check.PROBE: rules.probe is not None,
+        Check.CONSTANT_PREDICTIONS: rules.probe is not None,
+        Check.METRIC_FLOOR: bool(rules.floors),
+    }
+    blind = [name for name in rules.armed if not needs.get(Check(name), True)]
+    if not blind:
+        return ""
+    return (
+        f"armed, and with nothing to look at: {', '.join(blind)}. probe and constant_predictions need "
+        "ml.Sanity(probe=...) in the program, metric_floor needs floors there or in spec.checkpoint.sanity"
+    )
 
 
 @dataclass(frozen=True, slots=True)

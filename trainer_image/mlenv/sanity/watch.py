@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from mlenv.sanity.rules import Judge, Probed, Seen
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from mlenv.ckpt.group import Group
     from mlenv.ckpt.seal import Seal
     from mlenv.sanity.rules import Sanity, Verdict
 
@@ -43,17 +45,29 @@ class Watch:
         self._judge = Judge(rules)
         self._probed: Probed | None = None
 
-    def probe(self) -> None:
-        """Ask the probe, in training's own thread. Leaves models and generators as they were."""
+    def probe(self, control: Group) -> None:
+        """Ask the probe, in training's own thread. Leaves models and generators as they were.
+
+        Where it raises on some ranks only, others may still wait for these within a sharded model: no rank
+        takes up training, whose collectives would be taken for theirs, before all have left the probe.
+        """
         if self._ask is None:
             return
+        self._try(self._ask)
+        raised = self._probed.error if self._probed else ""
+        if raised and not control.alone:
+            sys.stderr.write(f"mlenv: the probe raised {raised}; all ranks wait for each other to leave it\n")
+            sys.stderr.flush()
+        control.most([bool(raised)])
+
+    def _try(self, ask: Callable[[], Any]) -> None:
         training = [part for model in self._models for part in model.modules() if part.training]
         generators = rng.capture()
         try:
             for part in training:
                 part.training = False
             with torch.no_grad():
-                self._probed = _probed(self._ask())
+                self._probed = _probed(ask())
         except Exception as error:  # noqa: BLE001  (a user's function must not end training)
             self._probed = Probed(0.0, error=f"{type(error).__name__}: {error}"[:300])
         finally:

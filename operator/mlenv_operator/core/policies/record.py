@@ -109,7 +109,9 @@ def _afresh(scene: Scene, attempt: Attempt, origin: Origin, lost: int | None) ->
     if _asked(scene, attempt) or not (origin.lost or lost or known(scene.status).sealed):
         return ()
     steps = f", and {plural(lost, 'committed step')} {'is' if lost == 1 else 'are'} lost" if lost else ""
-    why = ": the checkpoints lived in pods that are gone" if origin.lost else ": there is no checkpoint"
-    keep = "" if known(scene.status).spool else ". A volume in spec.checkpoint.spool keeps them"
+    doubted = known(scene.status).insane is not None and not origin.lost
+    none = ": no checkpoint was sane" if doubted else ": there is no checkpoint"
+    why = ": the checkpoints lived in pods that are gone" if origin.lost else none
+    keep = "" if doubted or known(scene.status).spool else ". A volume in spec.checkpoint.spool keeps them"
     message = f"attempt {attempt.number} starts at step 0{steps}{why}{keep}"
     return (Event(Reason.CHECKPOINTS_LOST, message, warning=True),)

@@ -55,7 +55,7 @@ class Shell:
         client = cast("Client", self.api)
         self.state = empty_state(self.clock, self.api)
         self.queue = Queue()
-        observer = Observer(self.state, operator_urls=("http://10.0.0.1:8080",))
+        self.observer = observer = Observer(self.state, operator_urls=("http://10.0.0.1:8080",))
         recorder = Recorder(client, self.clock, "operator-0")
         self.metrics = Metrics()
         self.nudges = Nudges(self.state, self.metrics)
@@ -113,9 +113,9 @@ class Shell:
         changed = {**raw, "metadata": metadata, "spec": {**raw["spec"], **spec}}
         self.state.jobs.put(self.api.add(TRAINING_JOBS, changed))
 
-    def provide_environment(self) -> None:
+    def provide_environment(self, **more: Any) -> None:
         metadata = {"name": "torch", "uid": "e1", "generation": 1}
-        raw = {"metadata": metadata, "spec": {"image": "torch:1"}}
+        raw = {"metadata": metadata, "spec": {"image": "torch:1", **more}}
         self.state.caches.cluster_environments._feed(WatchEvent("ADDED", raw))
 
     def stored(self) -> dict[str, Any]:
@@ -238,6 +238,24 @@ async def test_what_is_refused_again_and_again_is_not_asked_for_all_the_time(
     await shell.look()
     assert asked
     assert len(asked) <= 4
+
+
+async def test_the_correction_of_an_environment_is_told_to_those_that_cannot_start_in_it(
+    shell: Shell,
+) -> None:
+    def awaiting() -> set[JobKey]:
+        return shell.observer.awaiting(names.CLUSTER_ENVIRONMENT, "", "torch")
+
+    shell.provide_environment(env=[{"name": "RANK", "value": "1"}])
+    shell.submit(nodes=1, environmentRef={"name": "torch"})
+    await shell.look()
+    stalled = next(one for one in shell.stored()["conditions"] if one["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "InvalidSpec")
+    assert awaiting() == {KEY}
+    shell.provide_environment()
+    await shell.look()
+    assert shell.stored()["attempt"]["state"] == "Assembling"
+    assert awaiting() == set()
 
 
 async def test_what_was_refused_is_tried_at_once_after_a_suspension(shell: Shell) -> None:

@@ -197,13 +197,16 @@ def test_jobs_of_one_shape_want_the_same() -> None:
     assert hash(job(trainer=gpus)) == hash(job(trainer=gpus))
 
 
-def test_a_quota_is_tried_again_soon_and_a_rule_seldom() -> None:
-    first = reject(Reason.QUOTA_EXCEEDED, "Pod x", "full", before=None, now=NOW)
-    second = reject(Reason.QUOTA_EXCEEDED, "Pod x", "full", before=first, now=NOW)
-    assert [(one.retry_at - NOW).total_seconds() for one in (first, second)] == [10, 20]
-    rule = reject(Reason.POD_SECURITY, "Pod x", "no", before=second, now=NOW)
-    assert (rule.retry_at - NOW).total_seconds() == 300
-    assert rule.times == 1
+@pytest.mark.parametrize("reason", [Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.FORBIDDEN])
+def test_what_was_refused_is_tried_again_soon_and_ever_later(reason: Reason) -> None:
+    """Also what a rule forbids: a right or a policy that was made just now is obeyed a little later."""
+    tried, waits = None, []
+    for _ in range(7):
+        tried = reject(reason, "Pod x", "no", before=tried, now=NOW)
+        waits.append((tried.retry_at - NOW).total_seconds())
+    assert waits == [10, 20, 40, 80, 160, 300, 300]
+    other = reject(Reason.NAME_CONFLICT, "Pod x", "no", before=tried, now=NOW)
+    assert other.times == 1
 
 
 def test_an_account_that_a_new_namespace_does_not_have_yet_is_tried_again_at_once_and_ever_later() -> None:

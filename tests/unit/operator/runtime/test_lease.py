@@ -132,6 +132,45 @@ async def test_a_second_candidate_waits_knows_the_leader_and_takes_over_in_the_n
     assert second.leader_address == "http://b:8080"
 
 
+async def test_who_has_watched_a_dead_holder_for_the_lease_s_time_takes_it_at_once_and_not_before() -> None:
+    clock = FakeClock()
+    store = Store(clock)
+    first, second = candidate(store, clock), candidate(store, clock, "b", seed=2)
+    await first.acquire()  # and dies
+    watching = asyncio.create_task(second.watch())
+    await clock.advance(60)
+    assert (second.holder, len(store.writes)) == ("", 1), "watching takes nothing"
+    watching.cancel()
+    waiter = asyncio.create_task(second.acquire())
+    await clock.advance(0)
+    assert waiter.done()
+    assert second.transitions == first.transitions + 1
+
+
+async def test_watching_waits_out_failures_and_does_not_shorten_the_time_of_who_lives() -> None:
+    clock = FakeClock()
+    store = Store(clock)
+    first, second = candidate(store, clock), candidate(store, clock, "b", seed=2)
+    await first.acquire()
+    keeper = asyncio.create_task(first.keep())
+    watching = asyncio.create_task(second.watch())
+    store.before = fail
+    await clock.advance(3)
+    store.before = None
+    await clock.advance(60)
+    assert (second.holder, second.leader_address) == ("a", "http://a:8080")
+    watching.cancel()
+    waiter = asyncio.create_task(second.acquire())
+    await clock.advance(60)
+    assert not waiter.done()
+    keeper.cancel()
+    waiter.cancel()
+
+
+async def fail() -> None:
+    raise RuntimeError("503")
+
+
 async def test_a_released_lease_is_taken_at_once_in_a_new_term() -> None:
     clock = FakeClock()
     store = Store(clock)
