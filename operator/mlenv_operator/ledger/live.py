@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import and_, case, func, select
 
 from mlenv_operator.cost.facts import SECOND, Category, Node, Pod
 from mlenv_operator.ledger import facts, names, schema
-from mlenv_operator.ledger.schema import DONE, FOREVER, KINDS
+from mlenv_operator.ledger.schema import DONE, FOREVER, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -46,6 +46,8 @@ class LiveJob:
     """Of `gpu_micros`, those in productive steps."""
     unpriced: bool
     """Whether something that it holds has no price: then cost and rate are not the whole."""
+    by_category: tuple[tuple[str, Nanos], ...] = ()
+    """The cost, by what it went to."""
 
 
 @dataclass(slots=True)
@@ -57,8 +59,11 @@ class _Life:
     until: Micros
     """The end of the last pod; FOREVER while one is held."""
     since: Micros = 0
-    closed: tuple[int, int, int] = (0, 0, 0)
-    """Of closed hours: cost, gpu_micros, and those in productive steps."""
+    costs: dict[str, Nanos] = field(default_factory=dict)
+    """Of closed hours, by category."""
+    gpu_micros: Micros = 0
+    productive: Micros = 0
+    """Of closed hours, too."""
 
 
 class Lives:
@@ -142,13 +147,17 @@ class Lives:
         """What the closed hours of these jobs cost, as far as they are live."""
         by_number = {life.number: life for life in self._lives.values()}
         at = schema.job_total.c
-        productive = case((at.kind == KINDS[Category.PRODUCTIVE], at.gpu_micros), else_=0)
-        sums = (func.sum(one) for one in (at.cost, at.gpu_micros, productive))
-        query = select(at.job_id, *sums).group_by(at.job_id)
+        sums = (func.sum(one) for one in (at.cost, at.gpu_micros))
+        query = select(at.job_id, at.kind, *sums).group_by(at.job_id, at.kind)
         for some in names.chunks(number for number in jobs if number in by_number):
-            for number, *amounts in connection.execute(query.where(at.job_id.in_(some))):
-                cost, gpus, steps = map(int, amounts)
-                by_number[number].closed = (cost, gpus, steps)
+            for number in some:
+                life = by_number[number]
+                life.costs, life.gpu_micros, life.productive = {}, 0, 0
+            for number, kind, *amounts in connection.execute(query.where(at.job_id.in_(some))):
+                life, (cost, gpus) = by_number[number], map(int, amounts)
+                life.costs[WORDS[kind].value] = cost
+                life.gpu_micros += gpus
+                life.productive += gpus if WORDS[kind] is Category.PRODUCTIVE else 0
 
     def _owners(self, connection: Connection, open_: Mapping[str, OpenJob]) -> dict[str, Attribution]:
         """To whom jobs belong: as their last row says, and of those without an open one as was told last."""
@@ -158,7 +167,9 @@ class Lives:
 
 
 def _job(uid: str, life: _Life, who: Attribution, open_: OpenJob | None) -> LiveJob:
-    cost, gpu_micros, productive = life.closed
+    costs = dict(life.costs)
+    for kind, paid in open_.costs.items() if open_ else ():
+        costs[kind] = costs.get(kind, 0) + paid
     machines = open_.machines if open_ else ()
     types = [{one[place] for one in machines} for place in (0, 1)]
     instance, capacity = (MIXED if len(some) > 1 else "".join(some) for some in types)
@@ -169,11 +180,12 @@ def _job(uid: str, life: _Life, who: Attribution, open_: OpenJob | None) -> Live
         capacity_type=capacity,
         gpus=life.gpus,
         since=life.since,
-        cost=cost + (open_.cost if open_ else 0),
+        cost=sum(costs.values()),
         rate=open_.rate if open_ else 0,
-        gpu_micros=gpu_micros + (open_.gpu_micros if open_ else 0),
-        productive=productive + (open_.productive if open_ else 0),
+        gpu_micros=life.gpu_micros + (open_.gpu_micros if open_ else 0),
+        productive=life.productive + (open_.productive if open_ else 0),
         unpriced=open_.unpriced if open_ else False,
+        by_category=tuple(sorted((kind, paid) for kind, paid in costs.items() if paid)),
     )
 
 

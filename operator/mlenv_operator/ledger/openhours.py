@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.opening import Grow
     from mlenv_operator.ledger.prices import PriceSource
 
+_PRODUCTIVE: Final = Category.PRODUCTIVE.value
 NODES: Final = 250
 """Of so many nodes facts are in memory at a time."""
 
@@ -57,9 +58,12 @@ class OpenJob:
 
     attribution: Attribution
     """As its last row says."""
-    fixed: list[int] = field(default_factory=lambda: [0, 0, 0])
-    """Of rows that have come to rest: cost, gpu_micros, and those in productive steps."""
-    cost: Nanos = 0
+    fixed: dict[str, Nanos] = field(default_factory=dict)
+    """Of rows that have come to rest, the cost by category."""
+    fixed_gpus: list[int] = field(default_factory=lambda: [0, 0])
+    """Of the same, gpu_micros and those in productive steps."""
+    costs: dict[str, Nanos] = field(default_factory=dict)
+    """By category."""
     gpu_micros: int = 0
     productive: int = 0
     rate: Nanos = 0
@@ -69,7 +73,8 @@ class OpenJob:
 
     def begin(self) -> None:
         """Before the rows that grow are added."""
-        self.cost, self.gpu_micros, self.productive = self.fixed
+        self.costs = dict(self.fixed)
+        self.gpu_micros, self.productive = self.fixed_gpus
         self.rate, self.unpriced = 0, False
         self.machines.clear()
 
@@ -84,12 +89,12 @@ class _Pace(NamedTuple):
     list_cost: int
     rate: Nanos
     unpriced: bool
-    productive: bool
+    category: str
     machine: tuple[str, str]
 
 
-_Rest: TypeAlias = "tuple[Counted, OpenJob | None, bool, tuple[int, int, int, int]]"
-"""A row that has come to rest: productive or not, and its amounts."""
+_Rest: TypeAlias = "tuple[Counted, OpenJob | None, str, tuple[int, int, int, int]]"
+"""A row that has come to rest: its category, and its amounts."""
 _Moving: TypeAlias = "tuple[Counted, OpenJob | None, _Pace, int, int, int, int]"
 """A row that grows: held and gpu_micros, and numerators of costs."""
 
@@ -230,16 +235,15 @@ class OpenHours:
         return counted, job
 
     def _pace(self, row: Growing, whole: int, machine: tuple[str, str]) -> _Pace:
-        productive = row.key.category == Category.PRODUCTIVE
         rate = hourly(row.each.cost, whole)
-        pace = _Pace(whole, *row.each, rate, not row.key.price_id, productive, machine)
+        pace = _Pace(whole, *row.each, rate, not row.key.price_id, row.key.category, machine)
         return self._paces.setdefault(pace, pace)
 
     @staticmethod
     def _rest(kept: _Hour, to: tuple[Counted, OpenJob | None], row: Growing, whole: int) -> None:
         held, gpus, cost, listed = row.base
         amounts = (held, gpus, cost // whole, listed // whole)
-        rest = (*to, row.key.category == Category.PRODUCTIVE, amounts)
+        rest = (*to, row.key.category, amounts)
         kept.resting.append(rest)
         _fix(rest, 1)
 
@@ -292,11 +296,11 @@ def _move(rows: Iterable[_Moving], passed: Micros) -> None:
         sums[2] += paid
         sums[3] += (listed + pace.list_cost * passed) // pace.whole
         if job is not None:
-            job.cost += paid
+            job.costs[pace.category] = job.costs.get(pace.category, 0) + paid
             job.gpu_micros += gpus
             job.rate += pace.rate
             job.machines.add(pace.machine)
-            if pace.productive:
+            if pace.category == _PRODUCTIVE:
                 job.productive += gpus
             if pace.unpriced:
                 job.unpriced = True
@@ -304,13 +308,13 @@ def _move(rows: Iterable[_Moving], passed: Micros) -> None:
 
 def _fix(rest: _Rest, sign: int) -> None:
     """Add a row that has come to rest, or take it away."""
-    counted, job, productive, amounts = rest
+    counted, job, category, amounts = rest
     for place, amount in enumerate(amounts):
         counted.fixed[place] += sign * amount
     if job is not None:
-        job.fixed[0] += sign * amounts[2]
-        job.fixed[1] += sign * amounts[1]
-        job.fixed[2] += sign * amounts[1] * productive
+        job.fixed[category] = job.fixed.get(category, 0) + sign * amounts[2]
+        job.fixed_gpus[0] += sign * amounts[1]
+        job.fixed_gpus[1] += sign * amounts[1] * (category == _PRODUCTIVE)
 
 
 def _number(key: Key) -> int:
