@@ -52,6 +52,8 @@ class Words:
     """Status and reason of LauncherConnected; null leaves the condition out."""
     degraded: tuple[str, Headline] | None = None
     """The same of CheckpointDegraded."""
+    cost_limit: tuple[str, Headline] | None = None
+    """The same of CostLimitReached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
     # A finished job has it only while its last checkpoint is not where it should be.
     if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
+    if words.cost_limit:
+        yield _Row(ConditionType.COST_LIMIT_REACHED, *words.cost_limit)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)
     yield _row(ConditionType.RECONCILING, head if state in _RECONCILING else None, absent)

@@ -10,10 +10,11 @@ from mlenv_operator.core.actions import Event, Plan, Urgency
 from mlenv_operator.core.classify import sort_pods
 from mlenv_operator.core.converge import act, release
 from mlenv_operator.core.drain import drain
-from mlenv_operator.core.policies import POLICIES
+from mlenv_operator.core.policies import POLICIES, costlimit
 from mlenv_operator.core.wake import release_wake_at, waits_for, wake_at
 
 if TYPE_CHECKING:
+    from mlenv_api.trainingjob import TrainingJobStatus
     from mlenv_operator.core.classify import Scene
     from mlenv_operator.core.transition import Move
     from mlenv_operator.core.world import JobView, World
@@ -45,7 +46,7 @@ def _move(scene: Scene, move: Move) -> Plan:
         status=status,
         move=True,
         status_urgency=Urgency.MOVE,
-        events=(*move.events, *requests.news(scene.status, status)),
+        events=(*move.events, *_news(scene, status)),
         requeue_at=scene.now,
         waits_for="the status to be stored",
     )
@@ -58,10 +59,14 @@ def _act(scene: Scene) -> Plan:
         actions=(*act(scene), *drain(scene)),
         status=status if urgency else None,
         status_urgency=urgency,
-        events=(*finish.warnings(scene.status, status), *requests.news(scene.status, status)),
+        events=(*finish.warnings(scene.status, status), *_news(scene, status)),
         requeue_at=wake_at(scene),
         waits_for=waits_for(scene),
     )
+
+
+def _news(scene: Scene, status: TrainingJobStatus) -> tuple[Event, ...]:
+    return (*requests.news(scene.status, status), *costlimit.news(scene.status, status))
 
 
 def _let_go(world: World) -> Plan:

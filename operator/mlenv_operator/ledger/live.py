@@ -50,6 +50,8 @@ class LiveJob:
     """Of `gpu_micros`, those in productive steps."""
     unpriced: bool
     """Whether something that it holds has no price: then cost and rate are not the whole."""
+    by_category: tuple[tuple[str, Nanos], ...] = ()
+    """The cost, by what it went to."""
 
 
 @dataclass(slots=True)
@@ -127,6 +129,7 @@ class Watch:
             gpu_micros=sum(amounts[1] for amounts in sums.values()),
             productive=sums.get(Category.PRODUCTIVE, [0, 0])[1],
             unpriced=now.unpriced,
+            by_category=tuple((kind, amounts[2]) for kind, amounts in sorted(sums.items())),
         )
 
     def _owners(self, connection: Connection, jobs: dict[str, int]) -> dict[str, Attribution]:
