@@ -23,16 +23,16 @@ class CostAction(StrEnum):
     """The job fails for good."""
 
 
-class CostLimit(Model):
+class CostSpec(Model):
     """How much the job may cost."""
 
     model_config = ConfigDict(json_schema_extra=cel.COST_LIMIT)
 
-    amount: Dollars
+    limit: Dollars
     """As 500 or 99.50; more than 0. All attempts of the job count."""
     currency: Literal["USD"] = "USD"
     """US dollars, as price books have them."""
-    action: CostAction
+    on_exceeded: CostAction
     """Warn, Suspend or Fail."""
 
 

@@ -294,7 +294,7 @@ def test_a_job_that_cost_as_much_as_its_limit_waits_for_a_higher_one(stage: Stag
     kubectl.ok("create", "-f", "-", stdin=price_book(team))
     stage.add_node(node)
     stage.start_operator()
-    stage.submit("spender", costLimit={"amount": "0.05", "action": "Suspend"})
+    stage.submit("spender", cost={"limit": "0.05", "onExceeded": "Suspend"})
     began = stage.run_pod("spender", node)
 
     stage.until(
@@ -313,14 +313,14 @@ def test_a_job_that_cost_as_much_as_its_limit_waits_for_a_higher_one(stage: Stag
     cost = stage.status("spender")["cost"]
     assert Decimal(cost["amount"]) == Decimal(held * PER_SECOND) / DOLLAR
     assert sum(map(Decimal, cost["byCategory"].values())) == Decimal(cost["amount"])
-    (reached,) = (one for one in stage.status("spender")["conditions"] if one["type"] == "CostLimitReached")
-    assert (reached["status"], reached["reason"]) == ("True", "CostLimitReached")
-    assert "raise spec.costLimit.amount" in reached["message"]
+    (reached,) = (one for one in stage.status("spender")["conditions"] if one["type"] == "CostExceeded")
+    assert (reached["status"], reached["reason"]) == ("True", "CostExceeded")
+    assert "raise spec.cost.limit" in reached["message"]
     events = kubectl.json("get", "events", "-n", team)["items"]
-    assert [one["type"] for one in events if one["reason"] == "CostLimitReached"] == ["Warning"]
+    assert [one["type"] for one in events if one["reason"] == "CostExceeded"] == ["Warning"]
 
     # The price of the machine was 36 dollars an hour: this is enough for a while.
-    raised = json.dumps({"spec": {"costLimit": {"amount": "1000"}}})
+    raised = json.dumps({"spec": {"cost": {"limit": "1000"}}})
     kubectl.ok("patch", "trainingjob", "-n", team, "spender", "--type=merge", "-p", raised)
     stage.until(lambda: stage.status("spender")["phase"] == "Assembling", "it goes on")
     stage.until(

@@ -56,28 +56,28 @@ REJECTED = {
     "negative deadline": (job(activeDeadlineSeconds=-1), low("activeDeadlineSeconds", -1, 1)),
     "negative TTL": (job(ttlSecondsAfterFinished=-1), low("ttlSecondsAfterFinished", -1, 0)),
     "limit of nothing": (
-        job(costLimit={"amount": "0.00", "action": "Warn"}),
-        "spec.costLimit.amount: Invalid value: a limit is more than 0: remove costLimit to have none, or set suspend to hold the job back",
+        job(cost={"limit": "0.00", "onExceeded": "Warn"}),
+        "spec.cost.limit: Invalid value: a limit is more than 0: remove spec.cost to have none, or set suspend to hold the job back",
     ),
     "negative limit": (
-        job(costLimit={"amount": "-5", "action": "Warn"}),
-        'spec.costLimit.amount: Invalid value: "-5": spec.costLimit.amount in body should match',
+        job(cost={"limit": "-5", "onExceeded": "Warn"}),
+        'spec.cost.limit: Invalid value: "-5": spec.cost.limit in body should match',
     ),
     "limit as a number": (
-        job(costLimit={"amount": 500, "action": "Warn"}),
-        'spec.costLimit.amount: Invalid value: "integer": spec.costLimit.amount in body must be of type string: "integer"',
+        job(cost={"limit": 500, "onExceeded": "Warn"}),
+        'spec.cost.limit: Invalid value: "integer": spec.cost.limit in body must be of type string: "integer"',
     ),
     "limit in euros": (
-        job(costLimit={"amount": "500", "currency": "EUR", "action": "Warn"}),
-        'spec.costLimit.currency: Unsupported value: "EUR": supported values: "USD"',
+        job(cost={"limit": "500", "currency": "EUR", "onExceeded": "Warn"}),
+        'spec.cost.currency: Unsupported value: "EUR": supported values: "USD"',
     ),
     "limit that does what?": (
-        job(costLimit={"amount": "500", "action": "Delete"}),
-        'spec.costLimit.action: Unsupported value: "Delete": supported values: "Warn", "Suspend", "Fail"',
+        job(cost={"limit": "500", "onExceeded": "Delete"}),
+        'spec.cost.onExceeded: Unsupported value: "Delete": supported values: "Warn", "Suspend", "Fail"',
     ),
     "limit that does nothing": (
-        job(costLimit={"amount": "500"}),
-        "spec.costLimit.action: Required value",
+        job(cost={"limit": "500"}),
+        "spec.cost.onExceeded: Required value",
     ),
     "negative timeout": (
         job(scheduling={"assemblyTimeoutSeconds": -1}),
@@ -236,9 +236,9 @@ def test_what_may_change_while_live(kubectl: Kubectl, live: str) -> None:
         {"activeDeadlineSeconds": 600},
         {"ttlSecondsAfterFinished": 60},
         {"failurePolicy": {"maxRestarts": 9}},
-        {"costLimit": {"amount": "500", "action": "Suspend"}},
-        {"costLimit": {"amount": "700.50", "action": "Fail"}},
-        {"costLimit": None},
+        {"cost": {"limit": "500", "onExceeded": "Suspend"}},
+        {"cost": {"limit": "700.50", "onExceeded": "Fail"}},
+        {"cost": None},
         {"activeDeadlineSeconds": None, "suspend": True},
     ):
         kubectl.ok(*patch(live, spec))

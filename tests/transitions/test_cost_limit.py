@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def limit(amount: str, action: str = "Suspend") -> Raw:
-    return {"amount": amount, "action": action}
+    return {"limit": amount, "onExceeded": action}
 
 
 def spend(run: Run, dollars: int, *, holds: bool = True) -> Run:
@@ -38,10 +38,10 @@ def let_go(run: Run) -> Run:
 
 
 def test_at_the_limit_ranks_save_pods_go_and_a_higher_limit_brings_them_back() -> None:
-    run = Run(costLimit=limit("100"))
+    run = Run(cost=limit("100"))
     run.operator.books = Books(kept=True, as_of=run.cluster.now)
     run.running()
-    assert run.condition("CostLimitReached")[:2] == ("False", "WithinCostLimit")
+    assert run.condition("CostExceeded")[:2] == ("False", "WithinCostLimit")
     launchers = list(run.cluster.launchers.values())
     assert spend(run, 99).state is AttemptState.RUNNING
     before = len(run.cluster.writes)
@@ -55,8 +55,8 @@ def test_at_the_limit_ranks_save_pods_go_and_a_higher_limit_brings_them_back() -
     run.operator.books = NO_BOOKS
     let_go(run)
     assert (run.status.phase, run.names()) == ("Suspended", [])
-    assert run.condition("CostLimitReached")[:2] == ("True", "CostLimitReached")
-    assert run.cluster.writes.count("event CostLimitReached") == 1
+    assert run.condition("CostExceeded")[:2] == ("True", "CostExceeded")
+    assert run.cluster.writes.count("event CostExceeded") == 1
 
     spend(run, 101, holds=False)
     assert run.status.cost is not None
@@ -65,24 +65,24 @@ def test_at_the_limit_ranks_save_pods_go_and_a_higher_limit_brings_them_back() -
     assert len(spend(run, 101, holds=False).cluster.writes) == before
 
     # Neither a user's suspension nor a limit that is too low brings it back.
-    for spec in ({"suspend": True}, {"suspend": False}, {"costLimit": limit("101")}):
+    for spec in ({"suspend": True}, {"suspend": False}, {"cost": limit("101")}):
         run.cluster.edit(**spec)
         run.settle()
         assert (run.status.phase, run.names()) == ("Suspended", [])
-    run.cluster.edit(costLimit=limit("200"))
+    run.cluster.edit(cost=limit("200"))
     run.running()
     assert run.state is AttemptState.RUNNING
     assert run.status.attempt is not None
     assert run.status.attempt.number == 2
-    assert run.condition("CostLimitReached")[0] == "False"
+    assert run.condition("CostExceeded")[0] == "False"
     assert run.status.cost is not None
     assert not run.status.cost.final
     assert run.status.restarts.total == 0
 
 
 def test_a_limit_that_is_raised_while_pods_go_is_obeyed() -> None:
-    run = spend(Run(costLimit=limit("100")).running(), 100)
-    run.cluster.edit(costLimit=None)
+    run = spend(Run(cost=limit("100")).running(), 100)
+    run.cluster.edit(cost=None)
     let_go(run)
     run.running()
     assert run.state is AttemptState.RUNNING
@@ -90,20 +90,20 @@ def test_a_limit_that_is_raised_while_pods_go_is_obeyed() -> None:
 
 @pytest.mark.parametrize(("action", "state"), [("Warn", AttemptState.RUNNING), ("Fail", AttemptState.FAILED)])
 def test_other_limits_warn_or_fail(action: str, state: AttemptState) -> None:
-    run = spend(Run(costLimit=limit("100", action)).running(), 150)
+    run = spend(Run(cost=limit("100", action)).running(), 150)
     assert run.state is state
     spend(run, 160)
-    assert run.condition("CostLimitReached")[2].startswith("the job has cost 150 USD")
-    assert run.cluster.writes.count("event CostLimitReached") == 1
+    assert run.condition("CostExceeded")[2].startswith("the job has cost 150 USD")
+    assert run.cluster.writes.count("event CostExceeded") == 1
 
 
 def test_a_limit_may_come_late_and_go() -> None:
     run = spend(Run().running(), 150)
-    run.cluster.edit(costLimit=limit("100"))
+    run.cluster.edit(cost=limit("100"))
     assert run.settle().state is AttemptState.SUSPENDING
     let_go(run)
     assert run.status.phase == "Suspended"
-    run.cluster.edit(costLimit=limit("100", "Warn"))
+    run.cluster.edit(cost=limit("100", "Warn"))
     run.running()
     assert run.state is AttemptState.RUNNING
-    assert run.condition("CostLimitReached")[0] == "True"
+    assert run.condition("CostExceeded")[0] == "True"

@@ -53,7 +53,7 @@ class Words:
     degraded: tuple[str, Headline] | None = None
     """The same of CheckpointDegraded."""
     cost_limit: tuple[str, Headline] | None = None
-    """The same of CostLimitReached."""
+    """The same of CostExceeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _rows(state: AttemptState | None, words: Words) -> Iterator[_Row]:
     if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
     if words.cost_limit:
-        yield _Row(ConditionType.COST_LIMIT_REACHED, *words.cost_limit)
+        yield _Row(ConditionType.COST_EXCEEDED, *words.cost_limit)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)
     yield _row(ConditionType.RECONCILING, head if state in _RECONCILING else None, absent)

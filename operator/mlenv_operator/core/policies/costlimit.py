@@ -1,4 +1,4 @@
-"""spec.costLimit bounds what a job costs: it is warned of, suspended or failed.
+"""spec.cost bounds what a job costs: it is warned of, suspended or failed.
 
 The spec belongs to its owner, so nothing is written there. What was reached is a condition, which holds until
 the spec is edited; then the amounts decide anew. A correction that lowers a bill starts no pods.
@@ -23,50 +23,55 @@ from mlenv_operator.cost.money import parse_dollars
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from mlenv_api.cost import CostLimit
+    from mlenv_api.cost import CostSpec
     from mlenv_api.trainingjob import TrainingJobStatus
     from mlenv_operator.core.classify import Scene
 
 STALE_S: Final = 900.0
 """A ledger that has said nothing for so long watches nothing."""
 _THEN: Final = {
-    CostAction.WARN: "Training goes on: suspend or delete the job to stop it, or raise spec.costLimit.amount",
-    CostAction.SUSPEND: "The job is suspended: raise spec.costLimit.amount, or remove costLimit, to go on",
+    CostAction.WARN: "Training goes on: suspend or delete the job to stop it, or raise spec.cost.limit",
+    CostAction.SUSPEND: "The job is suspended: raise spec.cost.limit, or remove spec.cost, to go on",
     CostAction.FAIL: "The job has failed: create it anew with a higher limit to go on",
 }
-_TYPE: Final = ConditionType.COST_LIMIT_REACHED
+_TYPE: Final = ConditionType.COST_EXCEEDED
 
 
 def cost_limit(scene: Scene) -> Move | None:
     """Fail a live job that has cost as much as it may, where its limit says so."""
-    limit = scene.spec.cost_limit
-    if scene.state not in LIVE or limit is None or limit.action is not CostAction.FAIL or not reached(scene):
+    limit = scene.spec.cost
+    if (
+        scene.state not in LIVE
+        or limit is None
+        or limit.on_exceeded is not CostAction.FAIL
+        or not reached(scene)
+    ):
         return None
     message = _sentence(scene, limit, AttemptState.FAILED)
-    status = enter(scene, AttemptState.FAILED, **ended(scene, Reason.COST_LIMIT_REACHED, message))
-    return Move(status, Headline(Reason.COST_LIMIT_REACHED, message))
+    status = enter(scene, AttemptState.FAILED, **ended(scene, Reason.COST_EXCEEDED, message))
+    return Move(status, Headline(Reason.COST_EXCEEDED, message))
 
 
 def held(scene: Scene) -> bool:
     """Whether the limit keeps the job suspended, whatever spec.suspend says."""
-    limit = scene.spec.cost_limit
-    return limit is not None and limit.action is CostAction.SUSPEND and reached(scene)
+    limit = scene.spec.cost
+    return limit is not None and limit.on_exceeded is CostAction.SUSPEND and reached(scene)
 
 
 def reached(scene: Scene) -> bool:
     """Whether the job has cost as much as it may, or had when this spec was first held against it."""
-    limit, cost = scene.spec.cost_limit, spent(told(scene))
+    limit, cost = scene.spec.cost, spent(told(scene))
     if limit is None:
         return False
-    return _stands(scene) or (cost is not None and cost >= parse_dollars(limit.amount))
+    return _stands(scene) or (cost is not None and cost >= parse_dollars(limit.limit))
 
 
 def watched(scene: Scene, state: AttemptState | None) -> tuple[str, Headline] | None:
-    """Status and reason of CostLimitReached; null without a limit. Its words change only with its reason.
+    """Status and reason of CostExceeded; null without a limit. Its words change only with its reason.
 
     `state`: where the attempt stands in the status that says it.
     """
-    limit, before = scene.spec.cost_limit, stored(scene.status, _TYPE)
+    limit, before = scene.spec.cost, stored(scene.status, _TYPE)
     if limit is None:
         return None
     was = said(scene.status, _TYPE)
@@ -74,7 +79,7 @@ def watched(scene: Scene, state: AttemptState | None) -> tuple[str, Headline] | 
     if kept and (_stands(scene) or scene.state in TERMINAL):
         return kept
     if reached(scene):
-        return "True", Headline(Reason.COST_LIMIT_REACHED, _sentence(scene, limit, state))
+        return "True", Headline(Reason.COST_EXCEEDED, _sentence(scene, limit, state))
     if _silent(scene):
         return kept  # a new leader's ledger says nothing in its first moments
     why = _unwatched(scene)
@@ -95,7 +100,7 @@ def news(old: TrainingJobStatus, new: TrainingJobStatus) -> tuple[Event, ...]:
 
 def watch_at(scene: Scene) -> datetime | None:
     """When to look again at what a live job with a limit has cost: no other change may tell."""
-    if scene.spec.cost_limit is None or scene.state not in LIVE or not scene.world.books.kept:
+    if scene.spec.cost is None or scene.state not in LIVE or not scene.world.books.kept:
         return None
     return scene.now + timedelta(seconds=scene.world.settings.cost_poll_s)
 
@@ -113,14 +118,14 @@ def _silent(scene: Scene) -> bool:
     return waits and (scene.now - since).total_seconds() <= STALE_S
 
 
-def _limit(limit: CostLimit) -> str:
-    return f"the limit of {limit.amount} {limit.currency} (spec.costLimit)"
+def _limit(limit: CostSpec) -> str:
+    return f"the limit of {limit.limit} {limit.currency} (spec.cost.limit)"
 
 
-def _sentence(scene: Scene, limit: CostLimit, state: AttemptState | None) -> str:
+def _sentence(scene: Scene, limit: CostSpec, state: AttemptState | None) -> str:
     cost = told(scene)
     amount = f"{cost.amount} {cost.currency}" if cost is not None and cost.amount else "as much"
-    then = "It has ended" if state is AttemptState.COMPLETE else _THEN[limit.action]
+    then = "It has ended" if state is AttemptState.COMPLETE else _THEN[limit.on_exceeded]
     return f"the job has cost {amount}, and {_limit(limit)} is reached. {then}"
 
 

@@ -52,7 +52,7 @@ def _why(scene: Scene) -> str:
     if scene.spec.suspend:
         return "spec.suspend is true"
     if held(scene):
-        return "the cost limit (spec.costLimit) is reached"
+        return "the cost limit (spec.cost.limit) is reached"
     return "the job was edited while it was suspended" if _edited(scene) else ""
 
 
@@ -60,7 +60,7 @@ def _hint(scene: Scene) -> str:
     if scene.spec.suspend:
         return "Set spec.suspend to false to resume"
     if held(scene):
-        return "The cost limit is reached: raise spec.costLimit.amount, or remove costLimit, to resume"
+        return "The cost limit is reached: raise spec.cost.limit, or remove spec.cost, to resume"
     return "It resumes now"
 
 

@@ -1,4 +1,4 @@
-"""spec.costLimit: what it does at the limit, what it says, and that it is never ignored in silence."""
+"""spec.cost: what it does at the limit, what it says, and that it is never ignored in silence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def running(
     action: str, known: Books, *, limit: str = "100", status: Raw | None = None, **spec: Any
 ) -> World:
     if limit:
-        spec["costLimit"] = {"amount": limit, "action": action}
+        spec["cost"] = {"limit": limit, "onExceeded": action}
     stored = raw_job(status=status or raw_status("Running"), **spec)
     beats = {index: heard() for index in (0, 1)}
     return world(pod(0), pod(1), job=stored, beats=beats, books=known)
@@ -43,12 +43,12 @@ def after(made: Plan, action: str, known: Books, **more: Any) -> Plan:
     return plan(running(action, known, status=made.status.wire(), **more))
 
 
-def said(made: Plan, type_: str = "CostLimitReached") -> Condition | None:
+def said(made: Plan, type_: str = "CostExceeded") -> Condition | None:
     assert made.status is not None
     return next((one for one in made.status.conditions if one.type == type_), None)
 
 
-def told(made: Plan, type_: str = "CostLimitReached") -> tuple[str, str, str]:
+def told(made: Plan, type_: str = "CostExceeded") -> tuple[str, str, str]:
     one = said(made, type_)
     assert one is not None
     return one.status, one.reason, one.message
@@ -64,7 +64,7 @@ def test_below_the_limit_nothing_happens_and_it_is_said_to_be_watched(action: st
     made = plan(running(action, books(99)))
     assert not made.move
     assert told(made)[:2] == ("False", "WithinCostLimit")
-    assert "limit of 100 USD (spec.costLimit) is watched" in told(made)[2]
+    assert "limit of 100 USD (spec.cost.limit) is watched" in told(made)[2]
     assert not made.events
     assert made.requeue_at is not None
     assert made.requeue_at <= NOW + timedelta(seconds=30), "no other change tells when it is reached"
@@ -81,12 +81,12 @@ def test_warn_says_it_once_and_training_goes_on() -> None:
     made = plan(running("Warn", books(100)))
     assert (made.move, made.status_urgency) == (False, Urgency.CONDITION)
     status, reason, message = told(made)
-    assert (status, reason) == ("True", "CostLimitReached")
+    assert (status, reason) == ("True", "CostExceeded")
     assert message.startswith(
-        "the job has cost 100 USD, and the limit of 100 USD (spec.costLimit) is reached."
+        "the job has cost 100 USD, and the limit of 100 USD (spec.cost.limit) is reached."
     )
-    assert "raise spec.costLimit.amount" in message
-    assert [(event.reason, event.warning) for event in made.events] == [("CostLimitReached", True)]
+    assert "raise spec.cost.limit" in message
+    assert [(event.reason, event.warning) for event in made.events] == [("CostExceeded", True)]
     assert after(made, "Warn", books(140)).status is None, "its words stay as they were"
     # What is reached stays reached while nobody edits the spec, also when a correction lowers the bill.
     assert after(made, "Warn", books(90)).status is None
@@ -102,11 +102,11 @@ def test_a_raised_limit_is_watched_again() -> None:
 def test_fail_ends_the_job_for_good() -> None:
     made = plan(running("Fail", books(101)))
     assert state(made) is AttemptState.FAILED
-    assert told(made, "Failed")[:2] == ("True", "CostLimitReached")
+    assert told(made, "Failed")[:2] == ("True", "CostExceeded")
     assert told(made, "Stalled")[0] == "True"
-    assert told(made)[:2] == ("True", "CostLimitReached")
+    assert told(made)[:2] == ("True", "CostExceeded")
     assert "create it anew with a higher limit" in told(made)[2]
-    assert [event.reason for event in made.events] == ["CostLimitReached"]
+    assert [event.reason for event in made.events] == ["CostExceeded"]
     assert made.status is not None
     assert made.status.cost is not None
     assert made.status.cost.amount == "101", "the move tells what it was decided by"
@@ -128,9 +128,9 @@ class TestSuspend:
     def test_ranks_are_told_to_save_and_pods_go(self) -> None:
         made = plan(running("Suspend", books(100)))
         assert state(made) is AttemptState.SUSPENDING
-        assert [event.reason for event in made.events] == ["CostLimitReached"]
+        assert [event.reason for event in made.events] == ["CostExceeded"]
         assert (
-            "the cost limit (spec.costLimit) is reached: pods are being released"
+            "the cost limit (spec.cost.limit) is reached: pods are being released"
             in told(made, "PodsReady")[2]
         )
         released = after(made, "Suspend", books(100))
@@ -144,7 +144,7 @@ class TestSuspend:
             world(
                 job=raw_job(
                     status=raw_status("Suspending", cost=paid),
-                    costLimit={"amount": "100", "action": "Suspend"},
+                    cost={"limit": "100", "onExceeded": "Suspend"},
                 ),
                 books=replace(BOOKS, job=None),
             )
@@ -160,19 +160,19 @@ class TestSuspend:
         stored = self.suspended()
         held = {one["type"]: one for one in stored["conditions"]}
         assert held["Suspended"]["status"] == "True"
-        assert "raise spec.costLimit.amount, or remove costLimit, to resume" in held["Suspended"]["message"]
+        assert "raise spec.cost.limit, or remove spec.cost, to resume" in held["Suspended"]["message"]
         assert held["Stalled"]["status"] == "False"
         # Also when the ledger has forgotten it, is away, or there is none any more.
         for known in (replace(BOOKS, job=None), Books(kept=True), NO_BOOKS, books(90)):
-            made = self.look(known, stored, costLimit={"amount": "100", "action": "Suspend"})
+            made = self.look(known, stored, cost={"limit": "100", "onExceeded": "Suspend"})
             assert (made.move, made.actions) == (False, ())
 
     @pytest.mark.parametrize(
         "spec",
         [
             {},
-            {"costLimit": {"amount": "101.5", "action": "Suspend"}},
-            {"costLimit": {"amount": "100", "action": "Warn"}},
+            {"cost": {"limit": "101.5", "onExceeded": "Suspend"}},
+            {"cost": {"limit": "100", "onExceeded": "Warn"}},
         ],
         ids=["removed", "raised", "warn"],
     )
@@ -187,13 +187,13 @@ class TestSuspend:
 
     @pytest.mark.parametrize("limit", ["100.5", "101"])
     def test_an_edit_that_raises_it_too_little_changes_nothing(self, limit: str) -> None:
-        spec = {"costLimit": {"amount": limit, "action": "Suspend"}}
+        spec = {"cost": {"limit": limit, "onExceeded": "Suspend"}}
         made = self.look(replace(BOOKS, job=None), self.suspended(), generation=2, **spec)
         assert not made.move
         assert told(made)[0] == "True"
 
     def test_a_user_may_suspend_it_besides(self) -> None:
-        spec = {"costLimit": {"amount": "500", "action": "Suspend"}, "suspend": True}
+        spec = {"cost": {"limit": "500", "onExceeded": "Suspend"}, "suspend": True}
         made = self.look(replace(BOOKS, job=None), self.suspended(), generation=2, **spec)
         assert not made.move
 
@@ -217,7 +217,7 @@ def test_a_limit_that_nobody_can_watch_says_so(known: Books, why: str, action: s
     made = plan(running(action, known))
     assert not made.move
     assert told(made)[:2] == ("Unknown", "CostUnknown")
-    assert f"the limit of 100 USD (spec.costLimit) cannot be watched: {why}" in told(made)[2]
+    assert f"the limit of 100 USD (spec.cost.limit) cannot be watched: {why}" in told(made)[2]
     assert [(event.reason, event.warning) for event in made.events] == [("CostUnknown", True)]
     assert after(made, action, known).status is None
 
