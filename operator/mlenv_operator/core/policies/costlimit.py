@@ -80,9 +80,11 @@ def watched(scene: Scene, state: AttemptState | None) -> tuple[str, Headline] | 
         return kept
     if reached(scene):
         return "True", Headline(Reason.COST_EXCEEDED, _sentence(scene, limit, state))
-    if _silent(scene):
+    silent = _silent(scene)
+    if silent and (kept is None or kept[0] != "True"):
         return kept  # a new leader's ledger says nothing in its first moments
-    why = _unwatched(scene)
+    # What was reached by an older spec is not by this one: said again, it would be held against it for good.
+    why = "" if silent else _unwatched(scene)
     if why:
         return "Unknown", Headline(Reason.COST_UNKNOWN, f"{_limit(limit)} cannot be watched: {why}")
     return "False", Headline(Reason.WITHIN_COST_LIMIT, f"{_limit(limit)} is watched, see status.cost")

@@ -185,6 +185,15 @@ class TestSuspend:
             for one in self.look(BOOKS, made.status.wire(), generation=2, **spec).actions
         )
 
+    def test_a_limit_that_is_raised_while_a_new_leader_knows_nothing_yet_is_obeyed_for_good(self) -> None:
+        spec = {"cost": {"limit": "200", "onExceeded": "Suspend"}}
+        view = world(job=raw_job(status=self.suspended(), generation=2, **spec), books=Books(kept=True))
+        made = plan(replace(view, listening_since=ago(5)))
+        assert state(made) is AttemptState.ASSEMBLING
+        assert told(made)[:2] == ("False", "WithinCostLimit")
+        assert made.status is not None
+        assert not self.look(books(101), made.status.wire(), generation=2, **spec).move
+
     @pytest.mark.parametrize("limit", ["100.5", "101"])
     def test_an_edit_that_raises_it_too_little_changes_nothing(self, limit: str) -> None:
         spec = {"cost": {"limit": limit, "onExceeded": "Suspend"}}
