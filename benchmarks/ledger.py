@@ -1,7 +1,8 @@
 """The ledger alone: synthetic jobs are observed, settled, asked, closed and exported, as fast as it goes.
 
 Facts come in the order of time, as an operator would offer them, a batch each simulated minute; every hour is
-settled when it is over. The database is a new SQLite file in a temporary folder, or `--dsn`.
+settled when it is over. The database is a new SQLite file in a temporary folder, or `--dsn`. Then, in another
+new file, so many jobs live for an hour (see `books.live`): what metering them takes of one core.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import json
 import random
 import resource
 import tempfile
-import time
 from collections import defaultdict
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from books import live
+from books.times import Times
 
 from mlenv_operator.cost.facts import (
     DOLLAR,
@@ -67,22 +69,6 @@ class Prices:
     def version(self) -> str:
         """Never another."""
         return ""
-
-
-@dataclass
-class Times:
-    """Seconds, and seconds of CPU, by what was done."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def of(self, what: str) -> Iterator[None]:
-        """Add the seconds that this takes."""
-        begin, busy = time.perf_counter(), time.process_time()
-        yield
-        self.seconds[what] += time.perf_counter() - begin
-        self.cpu[what] += time.process_time() - busy
 
 
 def machines(count: int, end: Micros) -> list[Node]:
@@ -213,8 +199,8 @@ def size_of(ledger: Ledger) -> int:
     return sqlite_file(ledger.database.url).stat().st_size
 
 
-def run(jobs: int, nodes: int, dsn: str, folder: Path) -> None:
-    """All of it, then the figures."""
+def history(jobs: int, nodes: int, dsn: str, folder: Path) -> dict[str, float]:
+    """A month, or less, that is over: its figures."""
     times = Times()
     ledger = open_ledger(dsn, Prices())
     ledger.begin(Writer(1, "benchmark"))
@@ -239,11 +225,37 @@ def run(jobs: int, nodes: int, dsn: str, folder: Path) -> None:
     figures = {
         "jobs_per_s": round(jobs / working, 1),
         "bytes_per_job": round(size / jobs),
-        "month_group_by_s": round(times.seconds["month by team and type"], 4),
-        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "month_group_by_s": round(times.seconds["month by team and type, Parquet"], 4),
+        "rss_mb": peak_mb(),
         "imbalance_nanodollars": wrong,
     }
-    print(json.dumps(figures))
+    ledger.database.close()
+    return figures
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever had."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def metering(fleet: live.Fleet, minutes: int, folder: Path) -> float:
+    """What metering these live jobs takes of one core."""
+    times = Times()
+    ledger = open_ledger(f"sqlite:///{folder}/live.db", Prices())
+    ledger.begin(Writer(1, "benchmark"))
+    found = live.share(ledger, times, fleet, list(TYPES), minutes)
+    wrong = ledger.imbalance()
+    ledger.database.close()
+    if wrong:
+        raise SystemExit(f"{wrong} nanodollars do not add up among live jobs")
+    print(
+        f"{fleet.jobs} live jobs of {fleet.pods} pods for {minutes} minutes, {found.live} shown in the end: "
+        f"{found.cpu:.1f} s of CPU, {peak_mb():.0f} MB"
+    )
+    for part in live.PARTS:
+        cpu, calls = times.cpu[part], times.calls[part]
+        print(f"    {part:<30} {cpu:9.3f} s of CPU, {calls} times, {cpu / found.seconds:.5f} of a core")
+    return found.cpu / found.seconds
 
 
 def main() -> None:
@@ -254,9 +266,17 @@ def main() -> None:
     parser.add_argument(
         "--dsn", default="", help="a database of its own; SQLite in a temporary folder unless given"
     )
+    parser.add_argument("--live-jobs", type=int, default=10_000)
+    parser.add_argument("--live-pods", type=int, default=4, help="of each live job, with a device each")
+    parser.add_argument("--live-minutes", type=int, default=60, help="of the live jobs' time")
+    parser.add_argument("--live-changes", type=float, default=5.0, help="of live jobs a second")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        run(options.jobs, options.nodes, options.dsn or f"sqlite:///{folder}/ledger.db", Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = history(options.jobs, options.nodes, options.dsn or f"sqlite:///{folder}/ledger.db", folder)
+        fleet = live.Fleet(options.live_jobs, options.live_pods, options.live_changes)
+        share = metering(fleet, options.live_minutes, folder)
+    print(json.dumps({**figures, "operator_cpu_share": round(share, 5)}))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ MANAGED_BY_RULES: Final = rules(
 )
 
 MUTABLE_WHILE_LIVE: Final = frozenset(
-    {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "failurePolicy"}
+    {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "failurePolicy", "cost"}
 )
 """Fields of a TrainingJob's spec that can be edited at any time; managedBy never; others while suspended."""
 
@@ -196,6 +196,14 @@ PRICE: Final = rules(
         rule="!has(self.to) || self.to > self.from",
         message="a price ends after it begins",
         path=".to",
+    ),
+)
+
+COST_LIMIT: Final = rules(
+    Rule(
+        rule="self.limit.matches('[1-9]')",
+        message="a limit is more than 0: remove spec.cost to have none, or set suspend to hold the job back",
+        path=".limit",
     ),
 )
 

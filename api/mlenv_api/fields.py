@@ -27,6 +27,8 @@ Quantity = Annotated[
 ]
 """A Kubernetes quantity, as ``500m`` or ``4Gi``; not negative."""
 Resources = Annotated[dict[LabelKey, Quantity], Field(max_length=32)]
+Dollars = Annotated[str, Field(max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$")]
+"""US dollars as a decimal number, as 55.04: text, because a float is not exact."""
 RawObject = Annotated[
     dict[str, Any],
     Field(

@@ -9,13 +9,11 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from mlenv_api import cel
 from mlenv_api.base import Model
-from mlenv_api.fields import Sentence, keyed_by
+from mlenv_api.fields import Dollars, Sentence, keyed_by
 from mlenv_api.trainingjob import Condition
 
 MAX_PRICES = 1000
 
-Dollars = Annotated[str, Field(max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$")]
-"""US dollars as a decimal number, as 55.04: text, because a float is not exact."""
 Word = Annotated[str, Field(max_length=128)]
 
 

@@ -11,6 +11,7 @@ from mlenv_api import cel
 from mlenv_api.base import Model
 from mlenv_api.checkpoints import CheckpointRef, CheckpointRequest, DoubtedRef
 from mlenv_api.checkpointspec import CheckpointSpec
+from mlenv_api.cost import CostSpec, CostStatus
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
@@ -97,6 +98,8 @@ class TrainingJobSpec(Model):
     """Where checkpoints are carried besides; the environment's unless set."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=315360000)
     """Fails the job once it has been active (holding pods, over all attempts) for so long."""
+    cost: CostSpec | None = None
+    """How much the job may cost, and what happens then; watched where the operator keeps a ledger."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315360000)
     """Deletes the job so long after it finished; kept for ever unless set."""
 
@@ -115,7 +118,7 @@ class Phase(StrEnum):
     SUSPENDING = "Suspending"
     """Pods are being released."""
     SUSPENDED = "Suspended"
-    """Holds no pods until spec.suspend is false."""
+    """Holds no pods until spec.suspend is false, or the limit in spec.cost is raised."""
     COMPLETE = "Complete"
     """Ended with success."""
     FAILED = "Failed"
@@ -151,7 +154,7 @@ class AttemptState(StrEnum):
     RUNNING = "Running"
     """The world is formed: launchers are told it."""
     SUSPENDING = "Suspending"
-    """Pods are being released because spec.suspend is true."""
+    """Pods are being released because spec.suspend is true, or spec.cost says so."""
     SUSPENDED = "Suspended"
     """No pods."""
     COMPLETE = "Complete"
@@ -339,6 +342,8 @@ class TrainingJobStatus(Model):
     """How far the training is."""
     checkpoint: CheckpointStatus | None = None
     """What checkpoints the job has."""
+    cost: CostStatus | None = None
+    """What the job cost so far; absent before it holds anything, and where the operator keeps no ledger."""
     start_time: AwareDatetime | None = None
     """When the first pods were wanted."""
     completion_time: AwareDatetime | None = None

@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -21,7 +22,7 @@ from operator_process import operator_process
 from mlenv_api import names
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.pricebooks import Books, project_book
-from mlenv_operator.cost.facts import HOUR, SECOND
+from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND
 from mlenv_operator.ledger.backup import back_up
 from mlenv_operator.ledger.database import Database
 from mlenv_operator.ledger.ledger import Ledger, open_ledger
@@ -113,7 +114,7 @@ class Stage:
         text = json.dumps({"status": status})
         self.kubectl.ok("patch", kind, name, *scope, "--subresource=status", "--type=merge", "-p", text)
 
-    def submit(self, name: str) -> Raw:
+    def submit(self, name: str, **spec: Any) -> Raw:
         trainer = {
             "image": "x:1",
             "command": ["true"],
@@ -123,11 +124,15 @@ class Stage:
             "apiVersion": names.API_VERSION,
             "kind": names.TRAINING_JOB,
             "metadata": {"namespace": self.team, "name": name, "labels": {"mlenv.io/team": f"of-{name}"}},
-            "spec": {"trainer": trainer, "launcher": "None"},
+            "spec": {"trainer": trainer, "launcher": "None", **spec},
         }
         self.kubectl.ok("create", "-f", "-", stdin=job)
         self.until(lambda: self.pod(name), f"a pod of {name}")
         return cast("Raw", self.kubectl.json("get", "trainingjob", "-n", self.team, name))
+
+    def status(self, job: str) -> Raw:
+        found = self.kubectl.json("get", "trainingjob", "-n", self.team, job)
+        return cast("Raw", found.get("status", {}))
 
     def pod(self, job: str) -> Raw | None:
         """The pod of a job of one pod, as the API server has it."""
@@ -297,3 +302,44 @@ def test_every_second_that_a_pod_held_is_charged_whatever_happens_to_operators(s
     stage.until(lambda: "restored from an older backup" in log.read_text(), "the old ledger is refused")
     for node in nodes[:2]:
         kubectl.ok("delete", "node", node)
+
+
+def test_a_job_that_cost_as_much_as_its_limit_waits_for_a_higher_one(stage: Stage) -> None:
+    kubectl, team, node = stage.kubectl, stage.team, f"{stage.team}-0"
+    kubectl.ok("create", "-f", "-", stdin=price_book(team))
+    stage.add_node(node)
+    stage.start_operator()
+    stage.submit("spender", cost={"limit": "0.05", "onExceeded": "Suspend"})
+    began = stage.run_pod("spender", node)
+
+    stage.until(
+        lambda: stage.status("spender")["attempt"]["state"] == "Suspending", "five seconds are enough"
+    )
+    paid = Decimal(stage.status("spender")["cost"]["amount"])
+    assert paid >= Decimal("0.05")
+    assert kubectl.json("get", "trainingjob", "-n", team, "spender")["spec"].get("suspend", False) is False
+    held = int((datetime.now(UTC) - began).total_seconds())
+    stage.end_pod("spender", began, held)
+    kubectl.ok("delete", "pod", "-n", team, "spender-0-0", "--wait=false", "--grace-period=0", "--force")
+    stage.until(lambda: stage.status("spender")["phase"] == "Suspended", "its pod is let go of")
+
+    # What it held to its end is told once more, to the nanodollar.
+    stage.until(lambda: stage.status("spender")["cost"].get("final"), "all that it held is counted")
+    cost = stage.status("spender")["cost"]
+    assert Decimal(cost["amount"]) == Decimal(held * PER_SECOND) / DOLLAR
+    assert sum(map(Decimal, cost["byCategory"].values())) == Decimal(cost["amount"])
+    (reached,) = (one for one in stage.status("spender")["conditions"] if one["type"] == "CostExceeded")
+    assert (reached["status"], reached["reason"]) == ("True", "CostExceeded")
+    assert "raise spec.cost.limit" in reached["message"]
+    events = kubectl.json("get", "events", "-n", team)["items"]
+    assert [one["type"] for one in events if one["reason"] == "CostExceeded"] == ["Warning"]
+
+    # The price of the machine was 36 dollars an hour: this is enough for a while.
+    raised = json.dumps({"spec": {"cost": {"limit": "1000"}}})
+    kubectl.ok("patch", "trainingjob", "-n", team, "spender", "--type=merge", "-p", raised)
+    stage.until(lambda: stage.status("spender")["phase"] == "Assembling", "it goes on")
+    stage.until(
+        lambda: kubectl.run("get", "pod", "-n", team, "spender-0-1").returncode == 0, "a pod of attempt 2"
+    )
+    kubectl.ok("delete", "trainingjob", "-n", team, "spender", "--wait=false")
+    kubectl.ok("delete", "node", node)

@@ -55,6 +55,30 @@ REJECTED = {
     "negative restarts": (job(failurePolicy={"maxRestarts": -1}), low("failurePolicy.maxRestarts", -1, 0)),
     "negative deadline": (job(activeDeadlineSeconds=-1), low("activeDeadlineSeconds", -1, 1)),
     "negative TTL": (job(ttlSecondsAfterFinished=-1), low("ttlSecondsAfterFinished", -1, 0)),
+    "limit of nothing": (
+        job(cost={"limit": "0.00", "onExceeded": "Warn"}),
+        "spec.cost.limit: Invalid value: a limit is more than 0: remove spec.cost to have none, or set suspend to hold the job back",
+    ),
+    "negative limit": (
+        job(cost={"limit": "-5", "onExceeded": "Warn"}),
+        'spec.cost.limit: Invalid value: "-5": spec.cost.limit in body should match',
+    ),
+    "limit as a number": (
+        job(cost={"limit": 500, "onExceeded": "Warn"}),
+        'spec.cost.limit: Invalid value: "integer": spec.cost.limit in body must be of type string: "integer"',
+    ),
+    "limit in euros": (
+        job(cost={"limit": "500", "currency": "EUR", "onExceeded": "Warn"}),
+        'spec.cost.currency: Unsupported value: "EUR": supported values: "USD"',
+    ),
+    "limit that does what?": (
+        job(cost={"limit": "500", "onExceeded": "Delete"}),
+        'spec.cost.onExceeded: Unsupported value: "Delete": supported values: "Warn", "Suspend", "Fail"',
+    ),
+    "limit that does nothing": (
+        job(cost={"limit": "500"}),
+        "spec.cost.onExceeded: Required value",
+    ),
     "negative timeout": (
         job(scheduling={"assemblyTimeoutSeconds": -1}),
         low("scheduling.assemblyTimeoutSeconds", -1, 5),
@@ -212,6 +236,9 @@ def test_what_may_change_while_live(kubectl: Kubectl, live: str) -> None:
         {"activeDeadlineSeconds": 600},
         {"ttlSecondsAfterFinished": 60},
         {"failurePolicy": {"maxRestarts": 9}},
+        {"cost": {"limit": "500", "onExceeded": "Suspend"}},
+        {"cost": {"limit": "700.50", "onExceeded": "Fail"}},
+        {"cost": None},
         {"activeDeadlineSeconds": None, "suspend": True},
     ):
         kubectl.ok(*patch(live, spec))

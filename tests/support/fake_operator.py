@@ -10,6 +10,7 @@ from fake_cluster import ApiError, FakeCluster, Raw
 from mlenv_api.conditions import Reason
 from mlenv_operator.core import actions as act
 from mlenv_operator.core.answers import answer
+from mlenv_operator.core.books import NO_BOOKS, Books
 from mlenv_operator.core.plan import plan
 from mlenv_operator.core.project import (
     drain_state,
@@ -50,6 +51,7 @@ class FakeOperator:
     beats: dict[str, BeatView] = field(default_factory=dict)
     rejection: Rejection | None = None
     drain: DrainState | None = None
+    books: Books = NO_BOOKS
     events: list[act.Event] = field(default_factory=list)
     written_at: datetime | None = None
     missing_since: dict[str, datetime] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class FakeOperator:
             nodes={view.node: self._node(view.node) for view in views if view.node},
             rejections=(self.rejection,) if self.rejection else (),
             drain=self.drain,
+            books=self.books,
             listening_since=self.listening_since,
             operator_urls=("http://10.96.0.9:8080",),
             settings=self.settings,

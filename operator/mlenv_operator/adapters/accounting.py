@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mlenv_operator.adapters.bookkeeper import Bookkeeper
 from mlenv_operator.adapters.countermarks import ConfigMapMarks
+from mlenv_operator.adapters.shown import Shown
 from mlenv_operator.ledger.accountant import Accountant, Listener
 from mlenv_operator.ledger.database import url_of
 from mlenv_operator.ledger.exports import BothMarks
@@ -36,7 +37,7 @@ def build_accounting(
     place = ConfigMapMarks(client, settings.namespace, f"{settings.lease_name}-counters")
     marks = BothMarks(place, marks_of(settings.ledger_dsn, settings.ledger_folder))
     accountant = Accountant(lambda: open_ledger(settings.ledger_dsn, books), state.clock, marks)
-    keeper = Bookkeeper(accountant, state, look)
+    keeper = Bookkeeper(accountant, state, look, Shown(accountant.figures).of)
     accountant.listener = Listener(state.jobs.uids, keeper.opened, keeper.durable)
     state.caches.nodes.on_change(keeper.node_changed)
     state.caches.pods.on_change(keeper.pod_changed)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlenv_operator.adapters.machines import Machines
+from mlenv_operator.core.books import Books
 from mlenv_operator.core.world import JobKey
 from mlenv_operator.cost.facts import SECOND, Category
 from mlenv_operator.cost.merge import merged
@@ -76,8 +77,15 @@ class Ledger(Protocol):
 class Bookkeeper:
     """Between informers and ledger. Until the ledger is open it tells nothing, and no pod goes."""
 
-    def __init__(self, ledger: Ledger, state: State, look: Callable[[JobKey], None]) -> None:
-        """`look`: has a job looked at."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        state: State,
+        look: Callable[[JobKey], None],
+        shown: Callable[[str], Books] = lambda _: Books(kept=True),
+    ) -> None:
+        """`look`: has a job looked at. `shown`: what was published of the job of a UID."""
+        self._shown = shown
         self._ledger = ledger
         self._state = state
         self._look = look
@@ -154,8 +162,10 @@ class Bookkeeper:
                 self._vanish(change.old.uid)
 
     def looked(self, key: JobKey, world: World) -> World:
-        """Tell the ledger what is seen; the world, with the pods that must not go yet."""
+        """Tell the ledger what is seen; the world, with the pods that must not go yet, and what it costs."""
         with _mistakes_are_told("job", f"{key.namespace}/{key.name}"):
+            if world.job is not None:
+                world = replace(world, books=self._shown(world.job.uid))
             return self._looked(key, world)
         return replace(world, withheld=frozenset(pod.uid for pod in world.pods))
 

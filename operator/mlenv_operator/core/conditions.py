@@ -53,6 +53,8 @@ class Words:
     """Status and reason of LauncherConnected; null leaves the condition out."""
     degraded: tuple[str, Headline] | None = None
     """The same of CheckpointDegraded."""
+    cost_limit: tuple[str, Headline] | None = None
+    """The same of CostExceeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def _rows(status: TrainingJobStatus, words: Words) -> Iterator[_Row]:
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
     if judged := sanity.condition(status.checkpoint):
         yield _Row(ConditionType.CHECKPOINT_SANE, *judged)
+    if words.cost_limit:
+        yield _Row(ConditionType.COST_EXCEEDED, *words.cost_limit)
     yield _row(ConditionType.COMPLETE, head if state is AttemptState.COMPLETE else None, absent)
     yield _row(ConditionType.FAILED, head if failed else None, absent)
     yield _row(ConditionType.RECONCILING, head if state in _RECONCILING else None, absent)

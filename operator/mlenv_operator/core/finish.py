@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Nodes
-from mlenv_operator.core import drain, sanity
+from mlenv_operator.core import drain, sanity, spending
 from mlenv_operator.core.actions import Event, Urgency
 from mlenv_operator.core.checkpoints import HEARD, heard_of
 from mlenv_operator.core.checkpoints import stored as kept
@@ -20,6 +20,7 @@ from mlenv_operator.core.diagnose import (
     checkpoint_degraded,
     launcher_connected,
 )
+from mlenv_operator.core.policies.costlimit import held, watched
 from mlenv_operator.core.policies.queue import blocker
 from mlenv_operator.core.policies.start import obstacle
 from mlenv_operator.core.progress import progress
@@ -72,6 +73,7 @@ def moved(scene: Scene, move: Move) -> TrainingJobStatus:
         move.restarting,
         _launcher(scene),
         _degraded(scene),
+        watched(scene, state),
     )
     return _complete(scene, move.status, words)
 
@@ -90,6 +92,7 @@ def seen(scene: Scene) -> TrainingJobStatus:
         said(status, ConditionType.RESTARTING) if restarting else None,
         _launcher(scene),
         _degraded(scene),
+        watched(scene, scene.state),
     )
     return _complete(scene, status, words)
 
@@ -108,8 +111,8 @@ def unreadable(job: JobView, world: World) -> TrainingJobStatus:
 
 
 def urgency(old: TrainingJobStatus, new: TrainingJobStatus) -> Urgency:
-    """How soon the difference must be stored."""
-    if old == new:
+    """How soon the difference must be stored. What a job costs waits for another reason to write."""
+    if old == new or (old == new.model_copy(update={"cost": old.cost}) and not spending.news(old, new)):
         return Urgency.NONE
     same = _gist(old) == _gist(new)
     return Urgency.PROGRESS if same else Urgency.CONDITION
@@ -169,7 +172,7 @@ def _ahead(scene: Scene) -> str:
 
 def _stalled(scene: Scene) -> Headline | None:
     if scene.state in (None, AttemptState.SUSPENDED):
-        return None if scene.spec.suspend else obstacle(scene)
+        return None if scene.spec.suspend or held(scene) else obstacle(scene)
     if scene.state is AttemptState.ASSEMBLING and any(slot.pod is None for slot in scene.slots):
         lost = snapshot(scene).lost
         if lost is not None:
@@ -220,6 +223,7 @@ def _complete(scene: Scene, status: TrainingJobStatus, words: Words) -> Training
             "phase": phase(status, words),
             "conditions": conditions(status, words, generation, scene.now),
             "nodes": _nodes(scene, status),
+            "cost": spending.told(scene, status),
         }
     )
 

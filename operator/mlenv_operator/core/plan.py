@@ -10,7 +10,7 @@ from mlenv_operator.core.actions import Event, Plan, Urgency
 from mlenv_operator.core.classify import sort_pods
 from mlenv_operator.core.converge import act, release
 from mlenv_operator.core.drain import drain
-from mlenv_operator.core.policies import POLICIES
+from mlenv_operator.core.policies import POLICIES, costlimit
 from mlenv_operator.core.wake import release_wake_at, waits_for, wake_at
 
 if TYPE_CHECKING:
@@ -66,7 +66,11 @@ def _act(scene: Scene) -> Plan:
 
 
 def _news(scene: Scene, status: TrainingJobStatus) -> tuple[Event, ...]:
-    return (*requests.news(scene.status, status), *sanity.news(scene.status, status))
+    return (
+        *requests.news(scene.status, status),
+        *sanity.news(scene.status, status),
+        *costlimit.news(scene.status, status),
+    )
 
 
 def _let_go(world: World) -> Plan:

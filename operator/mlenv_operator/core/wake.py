@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api.trainingjob import AttemptState
+from mlenv_operator.core import spending
 from mlenv_operator.core.classify import ACTIVE, TERMINAL, node_lost_at
 from mlenv_operator.core.converge import stop_at
 from mlenv_operator.core.diagnose import silence_at, slow_at
 from mlenv_operator.core.drain import drain_at
+from mlenv_operator.core.policies import costlimit
 from mlenv_operator.core.policies.assembly import assembly_begins, assembly_ends
 from mlenv_operator.core.policies.deadline import deadline_at
 from mlenv_operator.core.policies.failure import decided_at
@@ -30,7 +32,7 @@ _AWAITED: Final = {
     AttemptState.ASSEMBLING: "pods and launchers",
     AttemptState.RUNNING: "the end of the program",
     AttemptState.SUSPENDING: "the end of its pods",
-    AttemptState.SUSPENDED: "spec.suspend to become false",
+    AttemptState.SUSPENDED: "spec.suspend to become false, or a higher cost limit",
     AttemptState.COMPLETE: "",
     AttemptState.FAILED: "",
 }
@@ -65,6 +67,8 @@ def _next(now: datetime, times: Iterable[datetime | None]) -> datetime | None:
 
 def _of_state(scene: Scene) -> Iterator[datetime | None]:
     yield deadline_at(scene)
+    yield costlimit.watch_at(scene)
+    yield spending.look_at(scene)
     if scene.state in ACTIVE:
         yield decided_at(scene)
         yield silence_at(scene) if scene.mlenv else None
@@ -80,9 +84,14 @@ def _of_state(scene: Scene) -> Iterator[datetime | None]:
         yield from (stop_at(scene, pod) for pod in scene.world.pods if not pod.finished)
         yield expires_at(scene)
         yield drain_at(scene)
-    elif scene.state in (None, AttemptState.SUSPENDED) and not scene.spec.suspend and obstacle(scene):
+    elif _could_start(scene) and obstacle(scene):
         yield scene.now + timedelta(seconds=scene.world.settings.environment_poll_s)
         yield from (rejection.retry_at for rejection in scene.world.rejections)
+
+
+def _could_start(scene: Scene) -> bool:
+    waits = scene.state in (None, AttemptState.SUSPENDED)
+    return waits and not scene.spec.suspend and not costlimit.held(scene)
 
 
 def _turn(scene: Scene) -> datetime | None:

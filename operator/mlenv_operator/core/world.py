@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlenv_operator.core.books import NO_BOOKS
 from mlenv_operator.cost.allocation import NOBODY
 from mlenv_operator.cost.observe_nodes import UNSAID, Use
 from mlenv_operator.cost.resources import NOTHING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlenv_api.podtemplate import EnvironmentSpec
     from mlenv_api.protocol import Beat, Uploaded
     from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
+    from mlenv_operator.core.books import Books
     from mlenv_operator.cost.facts import Attribution, Node
     from mlenv_operator.cost.resources import Held
 
@@ -57,6 +59,8 @@ class CoreSettings:
     """A pod that its node has been preparing for so long is spoken of."""
     beats_per_second: float = 500.0
     """All launchers together should beat no more often; half of what one event loop is asked to hold."""
+    cost_poll_s: float = 30.0
+    """How often a job is looked at whose cost is awaited: the ledger publishes as often."""
     drain_poll_s: float = 30.0
     """How often the Job is looked at that carries a finished job's last checkpoint."""
     beat_assembling_s: float = 0.5
@@ -275,6 +279,8 @@ class World:
     """Other jobs of the same shape that are queued, or assemble again after a time-out."""
     withheld: frozenset[str] = frozenset()
     """UIDs of pods whose end the ledger does not have yet: they keep our finalizer."""
+    books: Books = NO_BOOKS
+    """What is known of money, and what of this job's."""
     listening_since: datetime = EPOCH
     """Since when this process answers launchers: silence before says nothing."""
     operator_urls: tuple[str, ...] = ()

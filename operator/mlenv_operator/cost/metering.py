@@ -18,7 +18,7 @@ from mlenv_operator.cost.merge import merged
 from mlenv_operator.cost.occupancy import Holding, rates, slots
 from mlenv_operator.cost.segments import covering
 from mlenv_operator.cost.shares import GPU_DOMINANT
-from mlenv_operator.cost.spans import life, owners, sort_marks, spans, states
+from mlenv_operator.cost.spans import FOREVER, life, owners, sort_marks, spans, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,10 +28,21 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.occupancy import Rate, Slot
     from mlenv_operator.cost.segments import Segment
     from mlenv_operator.cost.shares import Policy
-    from mlenv_operator.cost.spans import Span
+    from mlenv_operator.cost.spans import Life, Owners, Span, State
 
 K = TypeVar("K", bound=Hashable)
 _NOTHING = Amount(0, 0, 0, 0)
+
+
+class _Lived(NamedTuple):
+    """One pod of the node, whatever the window: what it did when, and who pays."""
+
+    pod: Pod
+    times: Life
+    states: list[State]
+    who: Owners
+    weight: int
+    gpus: int
 
 
 class _Held(NamedTuple):
@@ -76,6 +87,81 @@ def so_far(  # noqa: PLR0917 - as close
     return _closing(facts, hour, min(max(until, hour), hour + HOUR), final=False)
 
 
+class Growing(NamedTuple):
+    """One row of an hour that goes on, costs as numerators: what it is, and what each microsecond adds."""
+
+    key: Key
+    base: Amount
+    each: Amount
+
+
+class Growth(NamedTuple):
+    """A node-hour that goes on: in [since, until) every amount grows evenly, unless more is told."""
+
+    since: Micros
+    until: Micros
+    whole: int
+    """The denominator of costs. A row's floor at t is (base + each * (t - since)) // whole."""
+    rows: list[Growing]
+    unpriced: Micros
+    unpriced_each: Micros
+
+
+def growth(  # noqa: PLR0917 - as close
+    hour: Micros,
+    node: Node,
+    pods: Sequence[Pod],
+    marks: Sequence[Mark],
+    node_marks: Sequence[NodeMark],
+    attributions: Sequence[Attributed],
+    segments: Sequence[Segment],
+    policy: Policy = GPU_DOMINANT,
+    *,
+    now: Micros,
+) -> Growth:
+    """What `so_far` says at `now`, and at every moment from then on until the next that facts speak of."""
+    facts = _Facts(node, pods, marks, node_marks, attributions, segments, policy)
+    end = hour + HOUR
+    since = min(max(now, hour), end)
+    lived = _lived(facts)
+    before, each = _measure(facts, lived, hour, (hour, since)), _Measured([], 1, 0, 0)
+    until = FOREVER
+    if since < end:
+        # What a microsecond adds is what that microsecond is: amounts add up over time.
+        each = _measure(facts, lived, hour, (since, since + 1))
+        until = min((one for one in _turns(facts) if one is not None and since < one < end), default=end)
+    scale = lcm(before.scale, each.scale)
+    bases, steps = dict(_scaled(before, scale)), dict(_scaled(each, scale))
+    rows = [
+        Growing(key, bases.get(key, _NOTHING), steps.get(key, _NOTHING))
+        for key in dict.fromkeys((*bases, *steps))
+    ]
+    return Growth(since, until, HOUR * scale, rows, before.unpriced, each.unpriced)
+
+
+def _turns(facts: _Facts) -> Iterable[Micros | None]:
+    """Every moment at which something may begin to grow otherwise."""
+    yield from (facts.node.created, facts.node.deleted)
+    for pod in facts.pods:
+        yield from (pod.scheduled, pod.started, pod.finished, pod.released)
+    yield from (mark.at for mark in facts.marks)
+    yield from (mark.at for mark in facts.node_marks)
+    for told in facts.attributions:
+        yield told.since
+    for segment in facts.segments:
+        yield from (segment.t0, segment.t1)
+
+
+def _scaled(measured: _Measured, scale: int) -> Amounts:
+    by = scale // measured.scale
+    if by == 1:
+        return measured.amounts
+    return [
+        (key, amount._replace(cost=amount.cost * by, list_cost=amount.list_cost * by))
+        for key, amount in measured.amounts
+    ]
+
+
 class _Facts(NamedTuple):
     node: Node
     pods: Iterable[Pod]
@@ -98,18 +184,21 @@ class _Measured(NamedTuple):
 def _closing(facts: _Facts, hour: Micros, end: Micros, *, final: bool) -> Closing:
     if hour % HOUR:
         raise ValueError(f"{hour} is not the beginning of an hour.")
-    amounts, scale, unpriced, clamped = _measure(facts, hour, end)
+    amounts, scale, unpriced, clamped = _measure(facts, _lived(facts), hour, (hour, end))
     rows = settle(amounts, scale) if final else floors(amounts, scale)
     total, list_total = sum(row.cost for row in rows), sum(row.list_cost for row in rows)
     return Closing(rows, total, list_total, unpriced, clamped)
 
 
-def _measure(facts: _Facts, hour: Micros, end: Micros) -> _Measured:
-    node = facts.node
-    start, end = max(hour, node.created), end if node.deleted is None else min(end, node.deleted)
+def _measure(
+    facts: _Facts, lived: Sequence[_Lived], hour: Micros, window: tuple[Micros, Micros]
+) -> _Measured:
+    """What comes together in the window, a part of the hour."""
+    node, (begin, end) = facts.node, window
+    start, end = max(begin, node.created), end if node.deleted is None else min(end, node.deleted)
     if start >= end:
         return _Measured([], 1, 0, 0)
-    held = _held(facts, hour, start, end)
+    held = _held(lived, hour, start, end)
     segments = covering(facts.segments, start, end)
     whole = facts.policy.whole(node)
     mine = [one for one in facts.node_marks if one.node_uid == node.uid]
@@ -119,26 +208,33 @@ def _measure(facts: _Facts, hour: Micros, end: Micros) -> _Measured:
     return _Measured(_amounts(held, stretches, scale), scale, unpriced, sum(one.clamped for one in held))
 
 
-def _held(facts: _Facts, hour: Micros, start: Micros, end: Micros) -> list[_Held]:
-    """The pods of the node that live in [start, end)."""
+def _lived(facts: _Facts) -> list[_Lived]:
+    """The pods of the node."""
     node = facts.node
-    pods = _each_once(pod for pod in facts.pods if pod.node_uid == node.uid)
     marks, attributions = defaultdict(list), defaultdict(list)
     for mark in facts.marks:
         marks[mark.pod_uid].append(mark)
     for told in facts.attributions:
         attributions[told.job_uid].append(told)
     found = []
-    for pod in pods:
+    for pod in _each_once(pod for pod in facts.pods if pod.node_uid == node.uid):
         said = sort_marks(marks[pod.uid])
         times = life(pod, said)
+        who = owners(pod, attributions[pod.job_uid] if pod.job_uid else ())
+        weight = facts.policy.weight(node, pod)
+        gpus = pod.gpus if node.gpus else 0
+        found.append(_Lived(pod, times, states(pod, said, times), who, weight, gpus))
+    return found
+
+
+def _held(lived: Iterable[_Lived], hour: Micros, start: Micros, end: Micros) -> list[_Held]:
+    """Those that live in [start, end)."""
+    found = []
+    for pod, times, said, who, weight, gpus in lived:
         t0, t1 = max(times.scheduled, start), min(times.released, end)
-        clamped = sum(hour <= at < hour + HOUR for at in times.moved) if times.moved else 0
         if t0 < t1:
-            weight = facts.policy.weight(node, pod)
-            who = owners(pod, attributions[pod.job_uid] if pod.job_uid else ())
-            did = spans(states(pod, said, times), who, t0, t1)
-            found.append(_Held(pod, Holding(t0, t1, weight, pod.gpus if node.gpus else 0), did, clamped))
+            clamped = sum(hour <= at < hour + HOUR for at in times.moved) if times.moved else 0
+            found.append(_Held(pod, Holding(t0, t1, weight, gpus), spans(said, who, t0, t1), clamped))
     return found
 
 

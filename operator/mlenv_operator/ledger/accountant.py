@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,10 +52,19 @@ class Pace:
     """Facts that wait, at most."""
     batch: int = 2_000
     """Facts in one transaction."""
+    gather_s: float = 1.0
+    """Between two transactions, at least: what comes in a trickle is stored together."""
     settle_s: float = 30.0
     publish_s: float = 30.0
+    publish_cap_s: float = 60.0
+    publish_share: float = 0.02
+    """Of one core. A publication that takes more of it is followed by a longer pause, up to the cap."""
     retry_s: float = 1.0
     retry_cap_s: float = 60.0
+
+    def after_publication(self, cpu_s: float) -> float:
+        """Seconds until the next, when one took so many of CPU time."""
+        return max(self.publish_s, min(cpu_s / self.publish_share, self.publish_cap_s))
 
 
 @dataclass(slots=True)
@@ -194,16 +204,22 @@ class Accountant:
         """Store, settle and publish in turns, until something fails."""
         jobs = self.listener.jobs()
         self.listener.opened(await self._in_thread(lambda: self._begin(writer, jobs)))
-        settle_at = publish_at = self._clock.monotonic()
+        store_at = settle_at = publish_at = self._clock.monotonic()
         while True:
-            await self._store()
+            if self._clock.monotonic() >= store_at and await self._store():
+                full = len(self._queue.facts) >= self._pace.batch
+                store_at = self._clock.monotonic() + (0.0 if full else self._pace.gather_s)
             if self._clock.monotonic() >= settle_at and not await self._settle():
                 settle_at = self._clock.monotonic() + self._pace.settle_s
             if self._clock.monotonic() >= publish_at:
-                await self._publish()
-                publish_at = self._clock.monotonic() + self._pace.publish_s
+                took = await self._publish()
+                publish_at = self._clock.monotonic() + self._pace.after_publication(took)
             self.figures.condition = self._refusal
-            await self._wait(min(settle_at, publish_at) - self._clock.monotonic())
+            now = self._clock.monotonic()
+            if self._queue.facts and store_at > now:
+                await self._clock.sleep(min(store_at, settle_at, publish_at) - now)
+            else:
+                await self._wait(min(settle_at, publish_at) - now)
 
     async def _wait(self, seconds: float) -> None:
         """Until there is something to store, or it is time for something else."""
@@ -217,11 +233,11 @@ class Accountant:
         finally:
             timer.cancel()
 
-    async def _store(self) -> None:
-        """One batch. Until it is stored it counts as waiting; if it cannot be, it waits again."""
+    async def _store(self) -> bool:
+        """One batch, if there is any. Until it is stored it counts as waiting; if it cannot be, again."""
         since, facts = self._queue.oldest(), self._queue.take(self._pace.batch)
         if not facts:
-            return
+            return False
         try:
             bad = await self._in_thread(lambda: _observe(self._opened(), facts))
         except BaseException:
@@ -234,6 +250,7 @@ class Accountant:
         for fact in facts:
             if isinstance(fact, Pod) and fact.released is not None and fact not in bad:
                 self._remember(fact)
+        return True
 
     def _remember(self, pod: Pod) -> None:
         self._ended[pod.uid] = pod
@@ -252,11 +269,23 @@ class Accountant:
         self.figures.held_back = done.waiting
         return done.looked_at > 0
 
-    async def _publish(self) -> None:
-        """Renew what counters show. A ledger that may show nothing goes on storing and settling."""
+    async def _publish(self) -> float:
+        """Renew what counters show, and say what CPU time that took.
+
+        A ledger that may show nothing goes on storing and settling.
+        """
         now = self._now()
+        took = 0.0
+
+        def publish() -> Exposition:
+            nonlocal took
+            begin = time.thread_time()
+            shown = self._opened().publish(self._marks, now)
+            took = time.thread_time() - begin
+            return shown
+
         try:
-            self.figures.exposition = await self._in_thread(lambda: self._opened().publish(self._marks, now))
+            self.figures.exposition = await self._in_thread(publish)
             self._refusal = ""
         except MarksUnavailable as error:
             # What was shown so far was told to the second place: that may stay.
@@ -266,6 +295,7 @@ class Accountant:
             if self._refusal != str(error):
                 log.error("%s", error)  # noqa: TRY400  (a sentence, no traceback)
             self._refusal = str(error)
+        return took
 
     def _begin(self, writer: Writer, jobs: Collection[str]) -> Remembered:
         self._ledger = self._open()

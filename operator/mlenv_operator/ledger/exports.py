@@ -12,6 +12,7 @@ import os
 import secrets
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import bindparam, insert, select, update
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mlenv_operator.ledger.auditing import Health
     from mlenv_operator.ledger.database import Database
     from mlenv_operator.ledger.live import LiveJob
-    from mlenv_operator.ledger.opening import Floors
 
 SHOWN: Final = ("gpu_micros", "cost", "list_cost")
 _Key: TypeAlias = "tuple[str, str]"
@@ -155,13 +155,13 @@ class _Raised(NamedTuple):
     fresh: frozenset[_Key]
 
 
-def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Exposition:
+def publish(database: Database, marks: Marks, floors: Mapping[_Key, list[int]], now: Micros) -> Exposition:
     """Raise what is shown to what is known by now, and tell the second place before anybody sees it."""
     told = marks.read()
     with database.changing() as connection:
         check(connection, told)
-        lists = admission.closed(connection, floors.counters)
-        raised = _raise(connection, _folded(floors.counters, lists))
+        lists = admission.closed(connection, floors)
+        raised = _raise(connection, _folded(floors, lists))
         mark = _advance(connection, raised.rows, told)
         put(connection, "reset", "")
         since = get(connection, "counting_since")
@@ -170,9 +170,16 @@ def publish(database: Database, marks: Marks, floors: Floors, now: Micros) -> Ex
     marks.write(mark)
     families: dict[str, list[Series]] = defaultdict(list)
     for key, shown in sorted(raised.rows.items()):
-        families[key[0]].append(Series(json.loads(key[1]), *shown, fresh=key in raised.fresh))
+        families[key[0]].append(Series(_labels(key[1]), *shown, fresh=key in raised.fresh))
     overflow = {family: one.others for family, one in lists.items()}
     return Exposition(dict(families), int(since), mark.number, now, overflow)
+
+
+@lru_cache(1 << 15)
+def _labels(text: str) -> dict[str, str]:
+    """The labels of a series; one object for all publications, which nobody changes."""
+    found: dict[str, str] = json.loads(text)
+    return found
 
 
 def _folded(
@@ -223,19 +230,19 @@ def _raise(connection: Connection, floors: Mapping[_Key, list[int]]) -> _Raised:
     """Every series as it may be shown now; what grew is kept."""
     found, grown, fresh = {}, [], set(floors)
     missing = dict(floors)
-    for row in connection.execute(select(schema.counter)).mappings():
-        key = (row["family"], row["labels"])
-        more = missing.pop(key, [0, 0, 0, 0])[1:]
-        new = tuple(
-            max(row[f"shown_{name}"], row[name] + extra - row[f"base_{name}"])
-            for name, extra in zip(SHOWN, more, strict=True)
-        )
+    at = schema.counter.c
+    columns = [at[f"{prefix}{name}"] for name in SHOWN for prefix in ("", "base_", "shown_")]
+    for family, labels, *row in connection.execute(select(at.family, at.labels, *columns)).all():
+        key = (family, labels)
+        _, *more = missing.pop(key, (0, 0, 0, 0))
+        shown = tuple(row[2::3])
+        sums = zip(row[::3], row[1::3], shown, more, strict=True)
+        new = tuple(max(old, now + extra - base) for now, base, old, extra in sums)
         found[key] = (new[0], new[1], new[2])
-        (fresh.discard if any(row[f"shown_{name}"] for name in SHOWN) else fresh.add)(key)
-        if any(row[f"shown_{name}"] != value for name, value in zip(SHOWN, new, strict=True)):
+        (fresh.discard if any(shown) else fresh.add)(key)
+        if shown != new:
             grown.append(_shown(key, new, "key_"))
     if grown:
-        at = schema.counter.c
         where = (at.family == bindparam("key_family"), at.labels == bindparam("key_labels"))
         values: dict[str, Any] = {f"shown_{name}": bindparam(f"shown_{name}") for name in SHOWN}
         connection.execute(update(schema.counter).where(*where).values(**values), grown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, func, select
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from mlenv_operator.cost.facts import Attribution, Micros
     from mlenv_operator.cost.segments import Segment
+
+
+_CATEGORIES: Final = {number: one for number, one in WORDS.items() if isinstance(one, Category)}
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ def read(connection: Connection, node_ids: Collection[int], start: Micros, end: 
     nodes_of = _read_pods(connection, facts, by_id, start, end)
     numbers = {number: uid for uid, number in facts.pod_ids.items()}
     for row in _marks(connection, numbers, start, end):
-        one = Mark(numbers[row.pod_id], row.at, row.sequence, row.attempt, Category(WORDS[row.category]))
+        one = Mark(numbers[row.pod_id], row.at, row.sequence, row.attempt, _CATEGORIES[row.category])
         nodes_of[row.pod_id].marks.append(one)
     _read_node_marks(connection, by_id, end)
     _read_attributed(connection, facts)
@@ -142,7 +145,9 @@ def _marks(connection: Connection, pods: Iterable[int], start: Micros, end: Micr
     for some in chunks(pods):
         for which in (within, early, late):
             query = select(mark).select_from(pod).join(mark, and_(mark.c.pod_id == pod.c.id, which))
-            found.update((tuple(row), row) for row in connection.execute(query.where(pod.c.id.in_(some))))
+            found.update(
+                (tuple(row), row) for row in connection.execute(query.where(pod.c.id.in_(some))).all()
+            )
     return [found[key] for key in sorted(found)]
 
 

@@ -47,6 +47,8 @@ class Observed:
     """Facts that told something new."""
     dirty: frozenset[tuple[str, Micros]] = frozenset()
     """Closed hours of nodes, by uid and beginning, that have to be looked at again."""
+    touched: frozenset[int] = frozenset()
+    """Nodes, by number, of which something is told differently now."""
 
 
 @dataclass(slots=True)
@@ -78,7 +80,8 @@ def observe(connection: Connection, facts: Iterable[Fact | Metered], since: int 
     meters.keep(connection, told, batch.numbers)
     ended = [batch.numbers[one.uid] for one in sorted_[Pod] if one.released is not None]
     meters.drop(connection, ended)
-    return Observed(batch.changed, _mark_dirty(batch))
+    touched = frozenset(node_id for node_id, *_ in batch.touched)
+    return Observed(batch.changed, _mark_dirty(batch), touched)
 
 
 def _uids(facts: Mapping[type, list[Any]]) -> Iterable[str]:

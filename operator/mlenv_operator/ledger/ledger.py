@@ -25,7 +25,8 @@ from mlenv_operator.ledger import (
 from mlenv_operator.ledger.auditing import Audit
 from mlenv_operator.ledger.database import Database, sqlite_file, url_of
 from mlenv_operator.ledger.exports import FileMarks, MemoryMarks
-from mlenv_operator.ledger.live import Watch
+from mlenv_operator.ledger.live import Lives
+from mlenv_operator.ledger.openhours import OpenHours
 from mlenv_operator.ledger.prices import NoPrices
 
 if TYPE_CHECKING:
@@ -77,10 +78,13 @@ class Ledger:
         self._close = close
         self._so_far = so_far
         self._audit = Audit()
+        self._open = OpenHours(metering.growth, self.prices)
+        self._lives = Lives()
 
     def begin(self, writer: Writer, since: Micros = 0) -> None:
         """Take the ledger over for writing. In a new one nothing before `since` is accounted, ever."""
         self.database.take(writer)
+        self._forget()  # another may have written meanwhile
         with self.database.changing() as connection:
             if remarks.get(connection, "since") is None:
                 remarks.put(connection, "since", str(since // HOUR))
@@ -92,13 +96,19 @@ class Ledger:
 
     def observe(self, facts: Iterable[Fact | Metered]) -> Observed:
         """Store facts, durably when this returns; the same again, in any order, changes nothing."""
+        told = list(facts)
         with self.database.changing() as connection:
-            return intake.observe(connection, facts, int(remarks.get(connection, "since") or 0))
+            observed = intake.observe(connection, told, int(remarks.get(connection, "since") or 0))
+        self._open.told(told, observed.touched)
+        self._lives.told(told)
+        return observed
 
     def settle(self, now: Micros) -> Settled:
         """Close or correct some node-hours of one hour. Call again until `looked_at` is 0."""
         with self.database.changing() as connection:
-            return settling.settle(connection, self._close, self.prices, now, self.rules)
+            settled = settling.settle(connection, self._close, self.prices, now, self.rules)
+        self._lives.done(settled.done)
+        return settled
 
     def settle_all(self, now: Micros) -> Settled:
         """Settle until there is nothing to do."""
@@ -139,11 +149,12 @@ class Ledger:
         with self.database.reading() as connection:
             sums = {kind: list(amounts) for kind, amounts in queries.of_job(connection, job_uid).items()}
             nodes = opening.nodes_of(connection, job_uid)
-            open_ = opening.floors(connection, self._so_far, self.prices, now, nodes) if nodes else None
-            for kind, amounts in (open_.jobs.get(job_uid, {}) if open_ else {}).items():
-                rollups_ = sums.setdefault(kind, [0, 0, 0, 0])
-                sums[kind] = [a + b for a, b in zip(rollups_, amounts, strict=True)]
-            rate = opening.rate(connection, self._so_far, self.prices, now, job_uid) if nodes else 0
+            at = (self.prices, now, nodes, job_uid)
+            open_ = opening.floors(connection, self._so_far, *at) if nodes else {}
+            for kind, amounts in open_.items():
+                old = sums.setdefault(kind, [0, 0, 0, 0])
+                sums[kind] = [a + b for a, b in zip(old, amounts, strict=True)]
+            rate = opening.rate(connection, metering.growth, *at) if nodes else 0
         named = {kind: opening.amounts(amounts) for kind, amounts in sorted(sums.items())}
         cost, list_cost = (
             sum(getattr(one, what) for one in named.values()) for what in ("cost", "list_cost")
@@ -152,12 +163,21 @@ class Ledger:
 
     def publish(self, marks: Marks, now: Micros) -> Exposition:
         """What counters may show now; raises BelowMark where that would be less than was shown."""
-        watch = Watch(self._so_far, self.prices, now)
-        with self.database.reading() as connection:
-            open_ = opening.floors(connection, self._so_far, self.prices, now, each=watch.node)
-            jobs = watch.jobs(connection, open_, now)
-            health = self._audit.look(connection, watch.unpriced)
-        return replace(exports.publish(self.database, marks, open_, now), jobs=jobs, health=health)
+        try:
+            with self.database.reading() as connection:
+                open_ = self._open.look(connection, now)
+                jobs = self._lives.look(connection, open_.jobs, now)
+                health = self._audit.look(connection, open_.unpriced)
+        except BaseException:
+            self._forget()  # half of it may be from before
+            raise
+        shown = exports.publish(self.database, marks, open_.counters, now)
+        return replace(shown, jobs=jobs, health=health)
+
+    def _forget(self) -> None:
+        """Have the next publication read everything."""
+        self._open.forget()
+        self._lives.forget()
 
     def counters(self, family: str) -> list[Counter]:
         """Sums since installation, corrections included: `jobs`, `models` or `nodes`."""

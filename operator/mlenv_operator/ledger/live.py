@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, select
 
-from mlenv_operator.cost.facts import HOUR, SECOND, Category
-from mlenv_operator.ledger import facts, schema
-from mlenv_operator.ledger.names import chunks
+from mlenv_operator.cost.facts import SECOND, Category, Node, Pod
+from mlenv_operator.ledger import facts, names, schema
 from mlenv_operator.ledger.schema import DONE, FOREVER, WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
-    from mlenv_operator.cost.allocation import Closing
-    from mlenv_operator.cost.facts import Attribution, Micros, Nanos
-    from mlenv_operator.ledger.facts import NodeFacts
-    from mlenv_operator.ledger.opening import Floors, SoFar
-    from mlenv_operator.ledger.prices import PriceSource
+    from mlenv_operator.cost.facts import Attribution, Fact, Micros, Nanos
+    from mlenv_operator.cost.observe_spent import Metered
+    from mlenv_operator.ledger.openhours import OpenJob
 
 LINGER: Final = 900 * SECOND
 """For so long a job is shown after it let go of its last pod: longer than any scrape takes to come by."""
@@ -50,120 +46,176 @@ class LiveJob:
     """Of `gpu_micros`, those in productive steps."""
     unpriced: bool
     """Whether something that it holds has no price: then cost and rate are not the whole."""
+    by_category: tuple[tuple[str, Nanos], ...] = ()
+    """The cost, by what it went to."""
 
 
 @dataclass(slots=True)
-class _Now:
-    """What a job holds in the last second."""
+class _Life:
+    """What the ledger knows of a job beside its open hours."""
 
-    rate: Nanos = 0
-    unpriced: bool = False
-    machines: set[tuple[str, str]] = field(default_factory=set)
+    number: int
+    gpus: int
+    until: Micros
+    """The end of the last pod; FOREVER while one is held."""
+    since: Micros = 0
+    costs: dict[str, Nanos] = field(default_factory=dict)
+    """Of closed hours, by category."""
+    gpu_micros: Micros = 0
+    productive: Micros = 0
+    """Of closed hours, too."""
 
 
-class Watch:
-    """Looks at nodes while the floors of their open hours are taken, so that facts are read once."""
+class Lives:
+    """Keeps what is known of live jobs; asks only about those of which something has changed."""
 
-    def __init__(self, so_far: SoFar, source: PriceSource, now: Micros) -> None:
-        self._so_far = so_far
-        self._source = source
-        self._start = now - SECOND
-        self._hour = self._start // HOUR
-        self._end = min(now, (self._hour + 1) * HOUR)
-        self._who: dict[str, Attribution] = {}
-        self._jobs: dict[str, _Now] = defaultdict(_Now)
-        self.unpriced: dict[tuple[str, str], Micros] = defaultdict(int)
+    def __init__(self) -> None:
+        self.forget()
 
-    def node(self, one: NodeFacts, hour: int, closing: Closing) -> None:
-        """One open hour of one node, hours in their order."""
-        if closing.unpriced:
-            self.unpriced[one.node.instance_type, one.node.capacity_type] += closing.unpriced
-        self._who.update((row.attribution.job_uid, row.attribution) for row in closing.rows)
-        if hour == self._hour and (one.node.deleted is None or one.node.deleted > self._start):
-            self._last_second(one)
+    def forget(self) -> None:
+        """Begin anew: everything is read once more."""
+        self._now: Micros = 0
+        self._seq: int | None = None
+        self._lives: dict[str, _Life] = {}
+        self._told: set[str] = set()
+        self._nodes: set[str] = set()
+        self._done: set[int] = set()
 
-    def _last_second(self, one: NodeFacts) -> None:
-        node = replace(one.node, created=max(one.node.created, self._start))
-        start = self._hour * HOUR
-        segments = self._source.segments(node, start, start + HOUR)
-        arguments = facts.arguments(replace(one, node=node), segments)
-        for row in self._so_far(start, *arguments, until=self._end).rows:
-            if row.attribution.job_uid and row.held:
-                job = self._jobs[row.attribution.job_uid]
-                job.rate += row.cost * HOUR // (self._end - self._start)
-                job.unpriced |= not row.price_id
-                job.machines.add((node.instance_type, node.capacity_type))
+    def told(self, told: Iterable[Fact | Metered]) -> None:
+        """These were stored."""
+        if self._seq is None:
+            return
+        for one in told:
+            if isinstance(one, Pod) and one.job_uid:
+                self._told.add(one.job_uid)
+            elif isinstance(one, Node):
+                self._nodes.add(one.uid)
 
-    def jobs(self, connection: Connection, floors: Floors, now: Micros) -> tuple[LiveJob, ...]:
-        """All of them. What is asked of the database is about these jobs alone."""
-        held = {row.job_id: row for row in _held(connection, now)}
-        since = _since(connection, held)
-        closed = _closed(connection, held)
-        who = self._owners(connection, {row.uid: row.job_id for row in held.values()})
+    def done(self, nodes: Iterable[int]) -> None:
+        """The whole life of these nodes is closed."""
+        if self._seq is not None:
+            self._done.update(nodes)
+
+    def look(self, connection: Connection, open_: Mapping[str, OpenJob], now: Micros) -> tuple[LiveJob, ...]:
+        """All of them."""
+        if now < self._now:
+            self.forget()
+        self._now = now
+        seq = connection.execute(select(func.coalesce(func.max(schema.settlement.c.seq), 0))).scalar_one()
+        if self._seq is None:
+            self._take(connection, _held(connection, now))
+        else:
+            self._renew(connection, now)
+            if seq > self._seq:
+                self._count(connection, _settled(connection, self._seq))
+        self._seq = int(seq)
+        for uid in [uid for uid, life in self._lives.items() if life.until <= now - LINGER]:
+            del self._lives[uid]
+        owners = self._owners(connection, open_)
         return tuple(
-            self._job(row, who[row.uid], since[number], closed[number], floors)
-            for number, row in sorted(held.items())
-            if row.uid in who
+            _job(uid, life, owners[uid], open_.get(uid))
+            for uid, life in sorted(self._lives.items(), key=lambda one: one[1].number)
+            if uid in owners
         )
 
-    def _job(
-        self, row: Row[Any], who: Attribution, since: Micros, sums: dict[str, list[int]], floors: Floors
-    ) -> LiveJob:
-        for kind, amounts in floors.jobs.get(row.uid, {}).items():
-            old = sums.setdefault(kind, [0, 0, 0, 0])
-            sums[kind] = [a + b for a, b in zip(old, amounts, strict=True)]
-        now = self._jobs.get(row.uid, _Now())
-        types = [{one[place] for one in now.machines} for place in (0, 1)]
-        instance, capacity = (MIXED if len(some) > 1 else "".join(some) for some in types)
-        return LiveJob(
-            uid=row.uid,
-            attribution=who,
-            instance_type=instance,
-            capacity_type=capacity,
-            gpus=int(row.gpus),
-            since=since,
-            cost=sum(amounts[2] for amounts in sums.values()),
-            rate=now.rate,
-            gpu_micros=sum(amounts[1] for amounts in sums.values()),
-            productive=sums.get(Category.PRODUCTIVE, [0, 0])[1],
-            unpriced=now.unpriced,
-        )
+    def _renew(self, connection: Connection, now: Micros) -> None:
+        """Ask about jobs of whose pods something was told, and those with pods on such nodes."""
+        told, self._told = self._told, set()
+        nodes = {*names.find(connection, schema.uid, "uid", self._nodes).values(), *self._done}
+        self._nodes, self._done = set(), set()
+        pod, uid = schema.pod.c, schema.uid.c
+        query = select(uid.uid).distinct().join(schema.pod, pod.job_id == uid.id)
+        for some in names.chunks(nodes):
+            on_them = query.where(pod.node_id.in_(some), pod.released > now - LINGER)
+            told.update(connection.execute(on_them).scalars())
+        for one in told:
+            self._lives.pop(one, None)
+        for some in names.chunks(told):
+            self._take(connection, _held(connection, now, some))
 
-    def _owners(self, connection: Connection, jobs: dict[str, int]) -> dict[str, Attribution]:
+    def _take(self, connection: Connection, lives: Mapping[str, _Life]) -> None:
+        self._lives.update(lives)
+        by_number = {life.number: life for life in lives.values()}
+        pod = schema.pod.c
+        for some in names.chunks(by_number):
+            query = select(pod.job_id, func.min(pod.scheduled)).where(pod.job_id.in_(some))
+            for number, since in connection.execute(query.group_by(pod.job_id)):
+                by_number[number].since = int(since)
+        self._count(connection, by_number)
+
+    def _count(self, connection: Connection, jobs: Iterable[int]) -> None:
+        """What the closed hours of these jobs cost, as far as they are live."""
+        by_number = {life.number: life for life in self._lives.values()}
+        at = schema.job_total.c
+        sums = (func.sum(one) for one in (at.cost, at.gpu_micros))
+        query = select(at.job_id, at.kind, *sums).group_by(at.job_id, at.kind)
+        for some in names.chunks(number for number in jobs if number in by_number):
+            for number in some:
+                life = by_number[number]
+                life.costs, life.gpu_micros, life.productive = {}, 0, 0
+            for number, kind, *amounts in connection.execute(query.where(at.job_id.in_(some))):
+                life, (cost, gpus) = by_number[number], map(int, amounts)
+                life.costs[WORDS[kind].value] = cost
+                life.gpu_micros += gpus
+                life.productive += gpus if WORDS[kind] is Category.PRODUCTIVE else 0
+
+    def _owners(self, connection: Connection, open_: Mapping[str, OpenJob]) -> dict[str, Attribution]:
         """To whom jobs belong: as their last row says, and of those without an open one as was told last."""
-        rest = {uid: number for uid, number in jobs.items() if uid not in self._who}
+        rest = {uid: life.number for uid, life in self._lives.items() if uid not in open_}
         told = {one.job_uid: one.to for one, _ in facts.attributed_to(connection, rest)}
-        return {uid: self._who.get(uid) or told[uid] for uid in jobs if uid in self._who or uid in told}
+        return told | {uid: open_[uid].attribution for uid in self._lives if uid in open_}
 
 
-def _held(connection: Connection, now: Micros) -> Iterable[Row[Any]]:
-    """Jobs with a pod that is held, or was just now. By node, as an index finds who holds one."""
+def _job(uid: str, life: _Life, who: Attribution, open_: OpenJob | None) -> LiveJob:
+    costs = dict(life.costs)
+    for kind, paid in open_.costs.items() if open_ else ():
+        costs[kind] = costs.get(kind, 0) + paid
+    machines = open_.machines if open_ else ()
+    types = [{one[place] for one in machines} for place in (0, 1)]
+    instance, capacity = (MIXED if len(some) > 1 else "".join(some) for some in types)
+    return LiveJob(
+        uid=uid,
+        attribution=who,
+        instance_type=instance,
+        capacity_type=capacity,
+        gpus=life.gpus,
+        since=life.since,
+        cost=sum(costs.values()),
+        rate=open_.rate if open_ else 0,
+        gpu_micros=life.gpu_micros + (open_.gpu_micros if open_ else 0),
+        productive=life.productive + (open_.productive if open_ else 0),
+        unpriced=open_.unpriced if open_ else False,
+        by_category=tuple(sorted((kind, paid) for kind, paid in costs.items() if paid)),
+    )
+
+
+def _held(connection: Connection, now: Micros, among: Collection[str] | None = None) -> dict[str, _Life]:
+    """Jobs with a pod that is held, or was just now. All of them by node, as an index finds who holds one."""
     pod, node, uid = schema.pod.c, schema.node.c, schema.uid.c
     gpus = func.sum(case((pod.released == FOREVER, pod.gpus), else_=0))
     query = (
-        select(pod.job_id, uid.uid, gpus.label("gpus"))
+        select(uid.uid, pod.job_id, gpus, func.max(pod.released))
         .join(schema.node, node.id == pod.node_id)
         .join(schema.uid, uid.id == pod.job_id)
         .where(node.next_hour < DONE, pod.released > now - LINGER, pod.job_id > 0)
         .group_by(pod.job_id, uid.uid)
     )
-    return connection.execute(query)
+    if among is not None:
+        query = query.where(uid.uid.in_(among))
+    rows = connection.execute(query)
+    return {row[0]: _Life(int(row[1]), int(row[2]), int(row[3])) for row in rows}
 
 
-def _since(connection: Connection, jobs: Iterable[int]) -> dict[int, Micros]:
-    pod = schema.pod.c
-    found: dict[int, Micros] = {}
-    for some in chunks(jobs):
-        query = select(pod.job_id, func.min(pod.scheduled)).where(pod.job_id.in_(some)).group_by(pod.job_id)
-        found.update((row[0], int(row[1])) for row in connection.execute(query))
-    return found
-
-
-def _closed(connection: Connection, jobs: Iterable[int]) -> dict[int, dict[str, list[int]]]:
-    """What the closed hours of jobs cost, by category."""
-    at = schema.job_total.c
-    found: dict[int, dict[str, list[int]]] = defaultdict(dict)
-    for some in chunks(jobs):
-        for row in connection.execute(select(schema.job_total).where(at.job_id.in_(some))):
-            found[row.job_id][str(WORDS[row.kind])] = [row.held, row.gpu_micros, row.cost, row.list_cost]
-    return found
+def _settled(connection: Connection, seq: int) -> set[int]:
+    """Jobs of which hours were closed or corrected since then."""
+    at, charge, owner = schema.settlement.c, schema.charge.c, schema.attribution.c
+    same = (charge.node_id == at.node_id, charge.hour == at.hour, charge.revision == at.revision)
+    query = (
+        select(owner.job_id)
+        .distinct()
+        .select_from(schema.settlement)
+        .join(schema.charge, and_(*same))
+        .join(schema.attribution, owner.id == charge.attribution_id)
+        .where(at.seq > seq, owner.job_id > 0)
+    )
+    return set(connection.execute(query).scalars())

@@ -1,27 +1,27 @@
-"""What hours that are still open have cost so far: floors, which the closed hour will never undercut."""
+"""What hours that are still open have cost one job so far: floors, which the closed hour will never undercut.
+
+Read anew from the facts whenever somebody asks for a job; `openhours` keeps the same of all jobs.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import select
 
-from mlenv_operator.cost.facts import HOUR, SECOND
+from mlenv_operator.cost.facts import HOUR
 from mlenv_operator.ledger import facts, rollups, schema
-from mlenv_operator.ledger.names import chunks, machine_of
+from mlenv_operator.ledger.names import chunks
 from mlenv_operator.ledger.rollups import Amounts
-from mlenv_operator.ledger.schema import FACETS, KINDS, MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from sqlalchemy import Connection
 
-    from mlenv_operator.cost.allocation import Closing, Row
-    from mlenv_operator.cost.facts import Micros, Node
-    from mlenv_operator.ledger.facts import NodeFacts
+    from mlenv_operator.cost.allocation import Closing
+    from mlenv_operator.cost.facts import Micros
+    from mlenv_operator.cost.metering import Growth
     from mlenv_operator.ledger.prices import PriceSource
 
 HOURS: Final = 3
@@ -30,59 +30,33 @@ HOURS: Final = 3
 
 SoFar: TypeAlias = "Callable[..., Closing]"
 """The floors of an hour that is not over: `cost.metering.so_far`."""
+Grow: TypeAlias = "Callable[..., Growth]"
+"""How they go on: `cost.metering.growth`."""
 
 
-@dataclass(slots=True)
-class Floors:
-    """What the open hours add to counters, and to jobs."""
-
-    counters: dict[tuple[str, str], list[int]] = field(
-        default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0])
-    )
-    jobs: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    unpriced: Micros = 0
-
-    def add(self, node: Node, row: Row) -> None:
-        """One row of an open hour."""
-        amounts = (row.held, row.gpu_micros, row.cost, row.list_cost)
-        who = {name: getattr(row.attribution, name) for name in FACETS}
-        machine = dict(zip(MACHINES, machine_of(node), strict=True))
-        kind = row.category or row.use
-        if kind is None:
-            return
-        for key in rollups.counters_of(who, machine, KINDS[kind]):
-            rollups.plus(self.counters[key], amounts)
-        if row.attribution.job_uid:
-            job = self.jobs.setdefault(row.attribution.job_uid, {})
-            rollups.plus(job.setdefault(str(kind), [0, 0, 0, 0]), amounts)
-
-
-def floors(
+def floors(  # noqa: PLR0917 - where to read, how to measure, when, and whom
     connection: Connection,
     so_far: SoFar,
     source: PriceSource,
     now: Micros,
-    nodes: Collection[int] | None = None,
-    *,
-    each: Callable[[NodeFacts, int, Closing], None] = lambda *_: None,
-) -> Floors:
-    """What is open on these nodes, or on all; `each` is told of every open hour of a node."""
-    found = Floors()
+    nodes: Collection[int],
+    job_uid: str,
+) -> dict[str, list[int]]:
+    """What is open of the job on these nodes, by category."""
+    found: dict[str, list[int]] = {}
     for hour in range(now // HOUR + 1 - HOURS, now // HOUR + 1):
         for one in facts.read(connection, _open_nodes(connection, hour, nodes), hour * HOUR, now).nodes:
             closing = _so_far(so_far, source, one, hour, now)
-            found.unpriced += closing.unpriced
-            each(one, hour, closing)
             for row in closing.rows:
-                found.add(one.node, row)
+                if row.attribution.job_uid == job_uid:
+                    amounts = (row.held, row.gpu_micros, row.cost, row.list_cost)
+                    rollups.plus(found.setdefault(str(row.category), [0, 0, 0, 0]), amounts)
     return found
 
 
-def _open_nodes(connection: Connection, hour: int, nodes: Collection[int] | None) -> list[int]:
+def _open_nodes(connection: Connection, hour: int, nodes: Collection[int]) -> list[int]:
     at = schema.node.c
     query = select(at.id).where(at.next_hour <= hour, at.created < (hour + 1) * HOUR)
-    if nodes is None:
-        return list(connection.execute(query).scalars())
     return [
         one for some in chunks(nodes) for one in connection.execute(query.where(at.id.in_(some))).scalars()
     ]
@@ -107,19 +81,28 @@ def nodes_of(connection: Connection, job_uid: str) -> list[int]:
     return list(connection.execute(query).scalars())
 
 
-def rate(connection: Connection, so_far: SoFar, source: PriceSource, now: Micros, job_uid: str) -> int:
-    """Nanodollars an hour that the job costs at this moment."""
-    start = now - SECOND
-    hour = start // HOUR
-    end = min(now, (hour + 1) * HOUR)
-    numbers = nodes_of(connection, job_uid)
+def rate(  # noqa: PLR0917 - as floors
+    connection: Connection,
+    grow: Grow,
+    source: PriceSource,
+    now: Micros,
+    nodes: Collection[int],
+    job_uid: str,
+) -> int:
+    """Nanodollars an hour that the job costs from this moment on."""
+    start = now // HOUR * HOUR
     total = 0
-    for one in facts.read(connection, numbers, start, end).nodes:
-        if one.node.deleted is None or one.node.deleted > start:
-            one.node = replace(one.node, created=max(one.node.created, start))
-            rows = _so_far(so_far, source, one, hour, end).rows
-            total += sum(row.cost for row in rows if row.attribution.job_uid == job_uid)
-    return total * HOUR // (end - start)
+    for one in facts.read(connection, nodes, start, start + HOUR).nodes:
+        segments = source.segments(one.node, start, start + HOUR)
+        growth = grow(start, *facts.arguments(one, segments), now=now)
+        rows = (row for row in growth.rows if row.key.attribution.job_uid == job_uid)
+        total += sum(hourly(row.each.cost, growth.whole) for row in rows)
+    return total
+
+
+def hourly(each: int, whole: int) -> int:
+    """What a row costs an hour that grows by so much each microsecond."""
+    return each * HOUR // whole
 
 
 def amounts(numbers: Iterable[int]) -> Amounts:

@@ -63,6 +63,8 @@ class Settled:
     """Node-hours; 0: there is nothing to do until more time passes or more is told."""
     waiting: int = 0
     """Node-hours that wait for the end of a pod."""
+    done: frozenset[int] = frozenset()
+    """Nodes, by number, whose whole life is closed now."""
 
 
 @dataclass(slots=True)
@@ -87,8 +89,8 @@ def settle(connection: Connection, close: Close, source: PriceSource, now: Micro
     hour, known, ready, waiting = _due(connection, now, rules)
     if ready:
         work = _Work(connection, close, source, now, hour, known, ready)
-        _close_all(work)
-        return Settled(closed=len(work.settlements), looked_at=len(ready), waiting=waiting)
+        done = _close_all(work)
+        return Settled(len(work.settlements), looked_at=len(ready), waiting=waiting, done=done)
     hour, reasons = _dirty(connection, rules)
     if not reasons:
         return Settled(waiting=waiting)
@@ -132,7 +134,8 @@ def _due(connection: Connection, now: Micros, rules: Rules) -> tuple[int, Facts,
         after = (hour, same[-1])
 
 
-def _close_all(work: _Work) -> None:
+def _close_all(work: _Work) -> frozenset[int]:
+    """Close the hour; which nodes have no other."""
     start, end = work.hour * HOUR, (work.hour + 1) * HOUR
     alive = [one for one in work.nodes if one.node.deleted is None or one.node.deleted > start]
     for one, closing, amounts in _closings(work, alive):
@@ -143,6 +146,7 @@ def _close_all(work: _Work) -> None:
         for some in names.chunks(sorted(numbers)):
             move = update(schema.node).where(schema.node.c.id.in_(some)).values(next_hour=then)
             work.connection.execute(move)
+    return frozenset(done)
 
 
 def _correct_all(work: _Work, reasons: Mapping[int, str]) -> None:

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from mlenv_operator.core.classify import Scene
 from mlenv_operator.core.policies.assembly import assembly
+from mlenv_operator.core.policies.costlimit import cost_limit
 from mlenv_operator.core.policies.deadline import deadline
 from mlenv_operator.core.policies.failure import failure
 from mlenv_operator.core.policies.queue import queue
@@ -22,6 +23,7 @@ POLICIES: Final[tuple[Policy, ...]] = (
     success,  # what is done is done, whatever else is true
     suspend,  # a user's word comes before time limits and faults
     deadline,
+    cost_limit,
     failure,
     record,  # what has failed runs from nothing any more
     assembly,

@@ -10,6 +10,7 @@ from mlenv_api.trainingjob import AttemptState, EnvironmentSnapshot
 from mlenv_operator.core.actions import CreateRevision, Event
 from mlenv_operator.core.checkpoints import begun, starts_over, stored
 from mlenv_operator.core.diagnose import Headline, rejected
+from mlenv_operator.core.policies.costlimit import held
 from mlenv_operator.core.render.revision import render_revision
 from mlenv_operator.core.transition import Move, enter, second
 from mlenv_operator.core.validate import environment_problems
@@ -25,7 +26,7 @@ def start(scene: Scene) -> Move | None:
         return None
     if scene.spec.suspend:
         return _born_suspended(scene) if scene.state is None else None
-    if obstacle(scene) is not None:
+    if held(scene) or obstacle(scene) is not None:
         return None
     return _assemble(scene)
 

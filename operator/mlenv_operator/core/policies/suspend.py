@@ -10,6 +10,7 @@ from mlenv_operator.core.actions import Event
 from mlenv_operator.core.checkpoints import released, stored
 from mlenv_operator.core.classify import LIVE
 from mlenv_operator.core.diagnose import Headline
+from mlenv_operator.core.policies.costlimit import held
 from mlenv_operator.core.transition import Move, ended, enter
 
 if TYPE_CHECKING:
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
 
 def suspend(scene: Scene) -> Move | None:
     """Release the pods of a live job, then say that they are released."""
-    if scene.state in LIVE and (scene.spec.suspend or _edited(scene)):
-        why = "spec.suspend is true" if scene.spec.suspend else "the job was edited while it was suspended"
+    if scene.state in LIVE and (why := _why(scene)):
         status = enter(
             scene, AttemptState.SUSPENDING, attempt={"timeouts": 0}, **ended(scene, Reason.SUSPENDED, why)
         )
         return Move(status, Headline(Reason.SUSPENDING, f"{why}: pods are being released"))
     if scene.state is AttemptState.SUSPENDING and not scene.world.pods:
-        hint = "Set spec.suspend to false to resume" if scene.spec.suspend else "It resumes now"
-        message = f"no pods are held. {hint}"
+        message = f"no pods are held. {_hint(scene)}"
         record, lost = released(scene)
         status = enter(scene, AttemptState.SUSPENDED, checkpoint=stored(record))
         events = (Event(Reason.SUSPENDED, message), *went_with_pods(lost, record))
@@ -46,6 +45,23 @@ def went_with_pods(step: int | None, record: CheckpointStatus) -> tuple[Event, .
         " A volume in spec.checkpoint.spool keeps them"
     )
     return (Event(Reason.CHECKPOINTS_LOST, message, warning=True),)
+
+
+def _why(scene: Scene) -> str:
+    """Why the pods of a live job are to go; empty when they are not."""
+    if scene.spec.suspend:
+        return "spec.suspend is true"
+    if held(scene):
+        return "the cost limit (spec.cost.limit) is reached"
+    return "the job was edited while it was suspended" if _edited(scene) else ""
+
+
+def _hint(scene: Scene) -> str:
+    if scene.spec.suspend:
+        return "Set spec.suspend to false to resume"
+    if held(scene):
+        return "The cost limit is reached: raise spec.cost.limit, or remove spec.cost, to resume"
+    return "It resumes now"
 
 
 def _edited(scene: Scene) -> bool:

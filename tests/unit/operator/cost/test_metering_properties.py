@@ -44,7 +44,8 @@ def integral(trace: Trace, of: Callable[[Segment], int]) -> Fraction:
 def exact(trace: Trace) -> Exact:
     """The rows' costs before anything is rounded, with every other number, by key."""
     facts = (trace.pods, trace.marks, trace.node_marks, trace.attributed, trace.segments, trace.policy)
-    measured = metering._measure(metering._Facts(trace.node, *facts), T0, T0 + HOUR)
+    all_ = metering._Facts(trace.node, *facts)
+    measured = metering._measure(all_, metering._lived(all_), T0, (T0, T0 + HOUR))
     whole = HOUR * measured.scale
     return {
         key: (one.held, one.gpu_micros, Fraction(one.cost, whole), Fraction(one.list_cost, whole))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mlenv_operator.ledger.ledger import Ledger
 
-QUICK = Pace(settle_s=0.01, publish_s=0.01, retry_s=0.01, retry_cap_s=0.05)
+QUICK = Pace(gather_s=0.01, settle_s=0.01, publish_s=0.01, publish_share=1, retry_s=0.01, retry_cap_s=0.05)
 NOW = START + 9 * HOUR
 
 
@@ -92,6 +92,24 @@ def account_from_the_beginning(dsn: str) -> None:
     ledger = open_ledger(dsn, Book())
     ledger.begin(Writer(1, "before"))
     ledger.database.close()
+
+
+async def test_between_two_transactions_there_is_a_pause_and_all_else_goes_on(dsn: str) -> None:
+    async with running(accountant(lambda: open_ledger(dsn, Book()), replace(QUICK, gather_s=3600))) as one:
+        assert one.offer(ended())
+        await until(lambda: one.figures.stored == 1)
+        assert one.offer(Mark("uid-p", START, 0, 0, ledgers.WORKING[0]))
+        await until(lambda: one.figures.exposition)
+        shown = one.figures.exposition
+        await until(lambda: one.figures.exposition is not shown)
+        assert (one.figures.stored, one.figures.waiting) == (1, 1)
+
+
+def test_a_dear_publication_is_followed_by_a_longer_pause() -> None:
+    pace = Pace(publish_s=30, publish_cap_s=60, publish_share=0.02)
+    assert [pace.after_publication(cpu_s) for cpu_s in (0.0, 0.6, 0.8, 9.0)] == [30, 30, 40, 60]
+    # Where publications are wanted rarely, they stay rare.
+    assert replace(pace, publish_s=300).after_publication(9.0) == 300
 
 
 async def test_a_pod_may_go_once_its_end_is_stored(dsn: str) -> None:

@@ -47,6 +47,8 @@ def test_a_live_job_is_shown_with_what_the_ledger_says_of_it(
         for one in jobs:
             told = ledger.job(one.uid, now)
             assert (one.cost, one.rate) == (told.cost, told.rate)
+            by_category = {kind: of.cost for kind, of in told.by_category.items() if of.cost}
+            assert dict(one.by_category) == by_category
             assert one.gpu_micros == sum(amounts.gpu_micros for amounts in told.by_category.values())
 
 

@@ -1,0 +1,1 @@
+"""Ledgers filled with made-up facts, for the benchmark of the ledger."""

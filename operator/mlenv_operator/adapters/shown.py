@@ -1,0 +1,49 @@
+"""What the ledger published last, as the core is told of it: a look-up, no question to the database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from mlenv_operator.core.books import Books, Spending
+
+if TYPE_CHECKING:
+    from mlenv_operator.ledger.accountant import Figures
+    from mlenv_operator.ledger.exports import Exposition
+    from mlenv_operator.ledger.live import LiveJob
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Shown:
+    """Jobs by UID, sorted once for each publication."""
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        self._exposition: Exposition | None = None
+        self._jobs: dict[str, LiveJob] = {}
+
+    def of(self, uid: str) -> Books:
+        """What is known of the job, and why not more."""
+        shown = self._figures.exposition
+        if shown is None:
+            return Books(kept=True, problem=self._figures.condition)
+        if shown is not self._exposition:
+            self._exposition, self._jobs = shown, {one.uid: one for one in shown.jobs}
+        job = self._jobs.get(uid)
+        return Books(
+            kept=True,
+            as_of=_EPOCH + timedelta(microseconds=shown.as_of),
+            gaps=shown.health is None or bool(shown.health.unpriced),
+            job=None if job is None else _spending(job),
+        )
+
+
+def _spending(job: LiveJob) -> Spending:
+    return Spending(
+        cost=job.cost,
+        rate=job.rate,
+        by_category=job.by_category,
+        unpriced=job.unpriced,
+        holds=bool(job.gpus or job.instance_type or job.capacity_type),
+    )

@@ -1,0 +1,44 @@
+"""What the core is told of money: what the ledger published last, a fact like any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mlenv_operator.cost.facts import Nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one job cost, in nanodollars."""
+
+    cost: Nanos
+    rate: Nanos
+    """An hour, at that moment."""
+    by_category: tuple[tuple[str, Nanos], ...] = ()
+    unpriced: bool = False
+    """Whether something that it held at that moment has no price."""
+    holds: bool = True
+    """Whether it held anything at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The ledger, as one job's decisions need it."""
+
+    kept: bool = False
+    """Whether this operator keeps a ledger at all."""
+    as_of: datetime | None = None
+    """Of which moment the last publication is; null when there was none since this operator leads."""
+    problem: str = ""
+    """Why the ledger may show nothing now, as it says itself."""
+    gaps: bool = True
+    """Whether any time of any node has no price, as far as known: without, that of this job has one."""
+    job: Spending | None = None
+    """Null of a job that held nothing in the last quarter of an hour."""
+
+
+NO_BOOKS: Final = Books()
