@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 WORLDS: Final = ("1", "2", "4")
 VICTIMS: Final = ("rank 0", "another rank", "launcher", "courier")
 SHORT_MOMENTS: Final = ("in upload", "before commit", "before alias")
-SHORT_VICTIMS: Final = ("rank 0", "launcher", "courier")
+SHORT_VICTIMS: Final = ("rank 0", "courier")
+"""Launchers are killed in any case: with their disks."""
 SHORT_WORLDS: Final = ("1", "2")
 END: Final = "the end"
 
