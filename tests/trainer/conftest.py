@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def pytest_report_header() -> str:
-    from seeds import MATRIX
+    from seeds import MATRIX, STORE
 
-    return f"crash matrix: MLENV_MATRIX_SEED={MATRIX}"
+    return f"crash matrix: MLENV_MATRIX_SEED={MATRIX}, of the store: MLENV_STORE_SEED={STORE}"
 
 
 @pytest.fixture

@@ -42,7 +42,13 @@ SETTINGS: Final = CoreSettings(
 TICK: Final = 0.03
 IDLE: Final = 10
 """The operator looks again after so many ticks in which nothing happened."""
-OURS: Final = (names.ENV_RUN_DIR, names.ENV_OPERATOR_URLS, names.ENV_TOKEN_FILE, names.ENV_SPOOL)
+OURS: Final = (
+    names.ENV_RUN_DIR,
+    names.ENV_OPERATOR_URLS,
+    names.ENV_TOKEN_FILE,
+    names.ENV_SPOOL,
+    names.ENV_COURIER,
+)
 """What a manifest says of a pod's own file system and network."""
 
 
@@ -57,11 +63,8 @@ class Platform:
         self.launchers: dict[str, Launcher] = {}
         self._told: set[str] = set()
         """UIDs of pods whose launchers were told to end."""
-        self.spool = rig.folder / f"{name}-spool"
-        self.spool.mkdir()
         trainer = {"image": "img:1", "command": ["train.py"], "numNodes": nodes, "numProcPerNode": procs}
-        checkpoint = {"spool": {"volumeClaimName": "claim"}}
-        self.cluster = FakeCluster({"trainer": trainer, "checkpoint": checkpoint}, name=name)
+        self.cluster = FakeCluster({"trainer": trainer, **self.keeping(name)}, name=name)
         self._away = False
         self._seen: Any = None
         """The job that was reconciled last; None: something else has changed."""
@@ -73,6 +76,12 @@ class Platform:
         rig.servers.append(self.voice)
         self._kubelet = threading.Thread(target=self._live, daemon=True)
         self._kubelet.start()
+
+    def keeping(self, name: str) -> dict[str, Any]:
+        """What the spec says of where checkpoints are kept: on a volume that outlives pods."""
+        self.spool = self.rig.folder / f"{name}-spool"
+        self.spool.mkdir()
+        return {"checkpoint": {"spool": {"volumeClaimName": "claim"}}}
 
     def close(self) -> None:
         """End the pods."""
@@ -232,10 +241,15 @@ class Platform:
             way="fork",
             **self.env,
             **told,
-            **{names.ENV_SPOOL: str(self.spool / env[names.ENV_JOB_UID])},
+            **self.paths(name, env),
         )
         self.cluster.run_pod(name, f"n{1 + int(env[names.ENV_NODE_INDEX])}")
         self.cluster.set_pod_status(name, podIP="127.0.0.1")
+
+    def paths(self, pod: str, env: dict[str, str]) -> dict[str, str]:
+        """Where on this machine is what a manifest says of a pod's file system."""
+        del pod
+        return {names.ENV_SPOOL: str(self.spool / env[names.ENV_JOB_UID])}
 
 
 class Voice(Server):

@@ -64,7 +64,11 @@ class Job:
             "EVERY": str(EVERY),
             "DROPOUT": "0" if world == CHANGING else "0.3",
         }
-        self.platform = Platform(rig, name, program, nodes=self.nodes, procs=self.procs, **env)
+        self.platform = self.begin(program, env)
+
+    def begin(self, program: list[str], env: dict[str, str]) -> Platform:
+        """Its platform."""
+        return Platform(self.rig, self.name, program, nodes=self.nodes, procs=self.procs, **env)
 
     @property
     def out(self) -> Path:
@@ -215,6 +219,9 @@ class Job:
 class Jobs:
     """For each world one that is struck, and one that nobody disturbs."""
 
+    room = STRIDE
+    """Steps of a case, unless its world says more."""
+
     def __init__(self, rig: Rig, counts: Counter[str]) -> None:
         self._rig, self._counts = rig, counts
         self._made = 0
@@ -232,8 +239,12 @@ class Jobs:
 
     def _begin(self, world: str, reference: Reference | None) -> Job:
         self._made += 1
-        total = ROOM.get(world, STRIDE) * self._counts[world] + 2 * STRIDE
-        return Job(self._rig, world, f"j{self._made}", total, reference)
+        total = ROOM.get(world, self.room) * self._counts[world] + 2 * STRIDE
+        return self.new(world, f"j{self._made}", total, reference)
+
+    def new(self, world: str, name: str, total: int, reference: Reference | None) -> Job:
+        """A job; without a reference nobody disturbs it."""
+        return Job(self._rig, world, name, total, reference)
 
     def forget(self, world: str) -> None:
         """What comes next gets a new one."""

@@ -16,6 +16,7 @@ from mlenv.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from bench import Pod
     from wandb_server import Server
@@ -141,6 +142,21 @@ class TestCarrying:
         assert report is not None
         assert report.degraded is not None
         assert report.degraded.reason == "CheckpointUnreadable"
+
+    def test_one_that_goes_before_its_turn_is_no_fault(
+        self, pod: Pod, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(pod.folder, 100)
+        holds = pod.spool.hold
+
+        def late(name: str) -> Path:
+            shutil.rmtree(pod.folder / name)  # as ranks do that have sealed newer ones
+            return holds(name)
+
+        monkeypatch.setattr(pod.spool, "hold", late)
+        pod.turn()
+        assert "went before it was carried" in pod.said[-1]
+        assert pages.read(pod.own, pages.REPORT, pages.Report) == pages.Report()
 
     def test_one_that_goes_while_it_is_carried_is_carried_all_the_same(self, pod: Pod) -> None:
         put(pod.folder, 100)

@@ -150,9 +150,10 @@ class Courier:
         except StoreFailed as error:
             if error.fault.kind is not faults.Kind.LOCAL or not isinstance(action, plan.Upload):
                 raise
-            # One that cannot be read holds up no other; if it is gone, the next look shows it.
-            self._unreadable[action.sealed.which] = error.fault
+            # One that cannot be read holds up no other; one that is gone is no fault: ranks had newer ones.
             self._spool.forget()
+            if any(one.which == action.sealed.which for one in self._spool.look()):
+                self._unreadable[action.sealed.which] = error.fault
             self._say(error.fault.sentence)
 
     def _readable(self, sealed: list[plan.Sealed]) -> list[plan.Sealed]:

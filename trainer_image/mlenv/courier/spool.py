@@ -35,7 +35,8 @@ class Spool:
         self._uid = config.uid
         self._node = config.node
         self._known: dict[str, Found] = {}
-        self._listed: frozenset[str] = frozenset()
+        self._listed: frozenset[str] | None = None
+        """Names that were there at the last look; None: look at everything again."""
         self.work: Final = config.own / f"{WORK}{me}"
 
     def begin(self) -> None:
@@ -108,8 +109,8 @@ class Spool:
         shutil.rmtree(self.work / name, ignore_errors=True)
 
     def forget(self) -> None:
-        """Look at everything again."""
-        self._listed = frozenset()
+        """Look at everything again, also where nothing is left."""
+        self._listed = None
 
 
 def sealed(whole: seal.Seal, digest: str) -> plan.Sealed:
