@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from operated import Platform, family, kill
 from wandb_server import Client
 
+from mlenv.courier import pages
 from mlenv_api import names
 from mlenv_operator.core.project import project_pod
 
@@ -98,6 +99,14 @@ class Carried(Platform):
         """The step that the job's status shows as stored; 0: none."""
         record = self.status.checkpoint
         return record.uploaded.step if record and record.uploaded else 0
+
+    @property
+    def stored(self) -> int:
+        """The step that the first pod's courier says is stored: the status shows it seconds later."""
+        pods = self.living()
+        folder = self.launchers[pods[0]].run_dir / "courier" if pods else Path("/nowhere")
+        told = pages.read(folder, pages.REPORT, pages.Report)
+        return max(self.uploaded, told.uploaded.step if told and told.uploaded else 0)
 
     def hear(self, pod: str, beat: Beat) -> Answer:
         """As any operator; what attempts run from is noted."""

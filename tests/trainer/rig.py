@@ -114,7 +114,11 @@ class Server:
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         self._sockets.append(request.connection)
-        body = request.rfile.read(int(request.headers["Content-Length"]))
+        length = int(request.headers["Content-Length"])
+        body = request.rfile.read(length)
+        if len(body) < length:  # it was killed while it spoke: head and body are sent one after the other
+            request.close_connection = True
+            return
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         status, data = self._reply(request.path, token, body)
         request.send_response(status)

@@ -47,10 +47,10 @@ class StoredJob(Job):
         """The same, by its own type."""
         return cast("Carried", self.platform)
 
-    def until_uploaded(self, step: int) -> None:
-        """Wait until the job's status shows this step, or a later one, as stored."""
+    def until_stored(self, step: int) -> None:
+        """Wait until the job's courier says that this step, or a later one, is stored."""
         until(
-            lambda: self._well() and self.carried.uploaded >= step,
+            lambda: self._well() and self.carried.stored >= step,
             f"step {step} in the store",
             PATIENCE,
             pause=TICK,
@@ -64,17 +64,16 @@ class StoredJob(Job):
 
     def befall(self, moment: str, victim: str) -> None:
         """Lose a process at a moment of a courier's work, then all disks, and go on from the store."""
-        known = self.carried.uploaded
+        known = self.carried.stored
         if not self.at:  # there must be something to lose
             self.allow(STRIDE)
             self.at = STRIDE
-            self.until_uploaded(STRIDE)
+            self.until_stored(STRIDE)
             known = STRIDE
         now = self.running(1).number
         now = self._strike(moment, now)
         self._end(victim, now)
-        before = self.carried.uploaded
-        assert before >= known
+        before = max(known, self.carried.stored)
         self.carried.lose_all()
         self.store.server.clear_faults()
         self.at += 2 * STRIDE  # what was struck may be stored, so there must be steps behind it
@@ -82,7 +81,7 @@ class StoredJob(Job):
         now = self.until_made(self.at, now + 1).number
         self.compare(now)
         assert self.origin(now) >= before, f"the store had step {before}"
-        self.until_uploaded(self.at - self.at % EVERY)
+        self.until_stored(self.at - self.at % EVERY)
 
     def _strike(self, moment: str, now: int) -> int:
         """Have the server hold back what comes at this moment, and wait for that; the attempt then."""

@@ -190,7 +190,8 @@ class Job:
             for step, one in made.items():
                 self._compare(f"step {step} of attempt {number}", one, wanted[step])
         assert min(steps(self.out, now)) == self.origin(now) + 1
-        assert self.platform.errors == self.platform.voice.errors == []
+        errors = [*self.platform.errors, *self.platform.voice.errors]
+        assert not errors, errors
         self.checked = now
 
     def _compare(self, what: str, one: Step, wanted: Step) -> None:

@@ -2,8 +2,8 @@
 
 A job without a volume is struck again and again. The server holds back a request of the courier's client at
 the moment, which is never answered; meanwhile the victim is killed, and then every pod with its disk. What
-comes next has fresh folders, and only what W&B has. It must run from the step that the job's status showed
-as stored before, or a later one, and every step that any attempt made must have the rows, the loss and the
+comes next has fresh folders, and only what W&B has. It must run from the step that its courier had told as
+stored before, or a later one, and every step that any attempt made must have the rows, the loss and the
 bits of weights of the same step of a job that nobody disturbed. In the end nothing may be stored twice.
 
 The default run takes triples in which every pair of what matters most occurs, `--slow` all of them.
