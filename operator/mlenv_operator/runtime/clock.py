@@ -6,7 +6,6 @@ import asyncio
 import heapq
 import itertools
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -153,12 +152,9 @@ async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> 
             return task.result()
         raise TimeoutError(f"no answer within {seconds:g} s")
     finally:
-        for one in (task, timer):
-            await _end(one)
-
-
-async def _end(task: asyncio.Future[Any]) -> None:
-    if not task.done():
         task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        timer.cancel()
+        # Not `await task` with CancelledError suppressed: that would also swallow a cancellation of ours.
+        await asyncio.wait((task, timer))
+        if not task.cancelled():
+            task.exception()  # seen: asyncio would complain of one that nobody looked at

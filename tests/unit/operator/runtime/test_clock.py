@@ -58,6 +58,27 @@ async def test_within_gives_the_result_or_cancels_the_work() -> None:
     assert ended == ["cancelled"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("turns", range(12))
+async def test_within_never_swallows_a_cancellation_however_late_it_comes(turns: int, fails: bool) -> None:
+    """Not even where the work is done, and the timer is being ended."""
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if fails:
+            raise ValueError("no")
+
+    task = asyncio.create_task(within(SystemClock(), 60, work()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if task.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        assert (task.exception() is not None) is fails
+
+
 async def test_within_passes_the_failure_of_the_work_on() -> None:
     async def work() -> None:
         raise OSError("broken")

@@ -167,6 +167,18 @@ async def test_watching_waits_out_failures_and_does_not_shorten_the_time_of_who_
     waiter.cancel()
 
 
+@pytest.mark.parametrize("turns", range(20))
+async def test_watching_ends_when_it_is_told_to_at_whatever_moment(turns: int) -> None:
+    """Or a new leader would never begin."""
+    clock = FakeClock()
+    watching = asyncio.create_task(candidate(Store(clock), clock).watch())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(watching, 60)
+
+
 async def fail() -> None:
     raise RuntimeError("503")
 
