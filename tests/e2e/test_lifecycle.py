@@ -54,10 +54,7 @@ def two_nodes_train_fail_and_go_on_in_the_same_pods(ns: Namespace) -> None:
         "torch",
         launcher="MLEnv",
         trainer={"command": ["python", "-c", ALL_REDUCE], "numNodes": 2},
-        podTemplateOverrides={
-            "metadata": {"labels": {"gang": "torch"}},
-            "spec": {"affinity": _apart("torch")},
-        },
+        podTemplateOverrides=_apart("torch"),
     )
     job.until_phase("Running")
     before = job.uids()
