@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from books import live
+from books.machines import machines
 from books.times import Times
 
 from mlenv_operator.cost.facts import (
@@ -69,27 +70,6 @@ class Prices:
     def version(self) -> str:
         """Never another."""
         return ""
-
-
-def machines(count: int, end: Micros) -> list[Node]:
-    """Nodes of eight devices that live as long as the benchmark."""
-    kinds = list(TYPES)
-    return [
-        Node(
-            f"node-uid-0000-0000-0000-{number:012d}",
-            f"ip-10-0-{number // 256}-{number % 256}",
-            "aws",
-            "us-east-1",
-            "us-east-1a",
-            kinds[number % len(kinds)],
-            ("on-demand", "spot")[number % 2],
-            gpus=8,
-            gpu_model="H100",
-            created=START,
-            deleted=end,
-        )
-        for number in range(count)
-    ]
 
 
 def job(
@@ -205,7 +185,7 @@ def history(jobs: int, nodes: int, dsn: str, folder: Path) -> dict[str, float]:
     ledger = open_ledger(dsn, Prices())
     ledger.begin(Writer(1, "benchmark"))
     end = START + (jobs // JOBS_PER_HOUR + 14) * HOUR
-    facts, over = feed(ledger, times, jobs, machines(nodes, end))
+    facts, over = feed(ledger, times, jobs, machines(list(TYPES), nodes, START, end))
     ledger.settle_all(max(end, over) + 10 * HOUR)
     size = size_of(ledger)
     ask(ledger, times, max(end, over), folder)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 settings.register_profile("any machine", settings.get_profile("default"), deadline=None)
 if os.environ.get("CI") is None:  # there Hypothesis has a profile of its own, without deadlines too
@@ -32,3 +36,15 @@ def tools() -> Path:
 def kubectl_path() -> Path:
     """The kubectl of the virtual environment."""
     return Path(sys.prefix) / "bin" / "kubectl"
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say something to whoever runs the tests, captured or not."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def line(text: str) -> None:
+        reporter.ensure_newline()
+        reporter.write_line(text)
+
+    return line

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from books.machines import DEVICES, machines, uid_of
 from mlenv_api.protocol import PROTOCOL, Beat, LauncherPhase, Progress, Spent
 from mlenv_operator.core.world import BeatView, CoreSettings
 from mlenv_operator.cost.facts import HOUR, SECOND, Attributed, Attribution, Category, Mark, Node, Pod
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.observe_spent import Meter
     from mlenv_operator.ledger.ledger import Ledger
 
-DEVICES: Final = 8
 STARTING: Final = 40 * SECOND
 """From a pod's node to its first step."""
 PARTS: Final = ("facts", "beats", "settling", "publishing")
@@ -70,21 +70,7 @@ class Fleet:
 
     def nodes(self, types: Sequence[str], created: Micros) -> list[Node]:
         """As many as all pods fill."""
-        return [
-            Node(
-                f"live-uid-0000-0000-0000-{number:012d}",
-                f"ip-10-1-{number // 256}-{number % 256}",
-                "aws",
-                "us-east-1",
-                "us-east-1a",
-                types[number % len(types)],
-                ("on-demand", "spot")[number % 2],
-                gpus=DEVICES,
-                gpu_model="H100",
-                created=created,
-            )
-            for number in range(-(-self.jobs * self.pods // DEVICES))
-        ]
+        return machines(types, -(-self.jobs * self.pods // DEVICES), created)
 
     def begin(self, place: int, at: Micros) -> Iterator[Fact]:
         """A new job in this place."""
@@ -103,7 +89,7 @@ class Fleet:
                 whom.namespace,
                 f"{whom.job}-{index}-0",
                 uid,
-                f"live-uid-0000-0000-0000-{device // DEVICES:012d}",
+                uid_of(device // DEVICES),
                 gpus=1,
                 cpu_milli=12_000,
                 scheduled=at,

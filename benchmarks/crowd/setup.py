@@ -67,8 +67,7 @@ def fake_nodes(pods: int) -> int:
 def make_namespace(found: Cluster, namespace: str) -> None:
     """Where jobs run, once it has the account that pods need: before, writes are spent on refusals."""
     found.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    account = ("wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=300s")
-    found.kubectl(*account, timeout=330)
+    found.kubectl.wait_for_account(namespace)
 
 
 def state(found: Cluster, namespace: str, plural: str) -> str:

@@ -33,6 +33,11 @@ class Kubectl:
         listing = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(listing))
 
+    def wait_for_account(self, namespace: str) -> None:
+        """Wait until the namespace has the account that pods need: it comes a moment after the namespace."""
+        account = ("wait", "--for=create", "serviceaccount/default", f"--namespace={namespace}")
+        self(*account, "--timeout=300s", timeout=330)
+
 
 def kubectl_binary() -> str:
     """Return kubectl's path: the one beside this Python if there is one, else the PATH's."""

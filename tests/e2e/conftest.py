@@ -49,7 +49,6 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     )
-    account = ("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=300s")
-    cluster.kubectl(*account, timeout=330)  # or no pod can be made
+    cluster.kubectl.wait_for_account(name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--timeout=300s", timeout=330)

@@ -117,9 +117,8 @@ def arena(installed: Cluster) -> Iterator[Arena]:
     first, second = f"bad-{mark}", f"bad-{mark}-b"
     made = Arena(installed, first, second, AuditLog(installed.audit_log))
     installed.kubectl.apply(namespace_of(first), namespace_of(second))
-    wait = ("wait", "--for=create", "serviceaccount/default", "--timeout=300s")  # or no pod can be made
     for one in (first, second):
-        installed.kubectl("-n", one, *wait, timeout=330)
+        installed.kubectl.wait_for_account(one)
     hollow = local_environment(installed, "hollow", first, image=ABSENT, imagePullPolicy="Never")
     bare = local_environment(
         installed, "bare", first, launcherCommand=["python9", "-m", "mlenv.launch", "--"]

@@ -131,18 +131,6 @@ def undisturbed(ground: Ground) -> Diary:
     return ground.diary(job)
 
 
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say something to whoever runs the tests, captured or not."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-
-    def line(text: str) -> None:
-        reporter.ensure_newline()
-        reporter.write_line(text)
-
-    return line
-
-
 def test_whatever_is_killed_every_job_ends_as_if_nothing_had_been(
     ground: Ground, undisturbed: Diary, tell: Callable[[str], None]
 ) -> None:

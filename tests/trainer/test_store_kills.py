@@ -49,18 +49,6 @@ def store(rig: Rig) -> Iterator[Store]:
     server.stop()
 
 
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say something to whoever runs the tests, captured or not."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-
-    def line(text: str) -> None:
-        reporter.ensure_newline()
-        reporter.write_line(text)
-
-    return line
-
-
 def say(text: str) -> None:
     """As it happens."""
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
