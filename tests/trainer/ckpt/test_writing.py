@@ -187,11 +187,15 @@ def test_one_rank_that_fails_stops_the_save_on_all(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_number_of_saves(tmp_path: Path) -> None:
     early, late, stage = worlds.run(many_saves, tmp_path / "w", 1, str(tmp_path / "ck"))[0]
     assert stage >= 3 * 8_000_000
-    assert late - early < stage
+    assert late - early < stage, "a save leaves something behind"
 
 
 def many_saves(rank: int, folder: str) -> Any:
-    """Resident memory after a few saves and after many, and the size of the snapshot."""
+    """The most memory of the first saves, the least of the last, and the size of the snapshot.
+
+    The allocator keeps some freed tensors for a while, so memory goes up and down by a few of
+    them. What every save leaves behind can only go up, and shows in the least, too.
+    """
     from pathlib import Path
 
     del rank
@@ -201,7 +205,7 @@ def many_saves(rank: int, folder: str) -> Any:
         run.step(step)
         run.ck.wait()
         seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
-    return max(seen[:8]), max(seen[-8:]), run.ck._stage.size
+    return max(seen[:8]), min(seen[-8:]), run.ck._stage.size
 
 
 def test_saves_that_are_due_wait_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
