@@ -185,6 +185,11 @@ TELLS = {
         "PodRejected",
         f'Pod no-such-volume-0-0 was refused: Pod "no-such-volume-0-0" is invalid: spec.containers[0].volumeMounts[…].name: Not found: "nowhere". {CORRECT}',
     ),
+    "no-such-field": stalled(
+        spec(pod={"affinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}),
+        "PodRejected",
+        f'Pod no-such-field-0-0 was refused: Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.affinity.requiredDuringSchedulingIgnoredDuringExecution". {CORRECT}',
+    ),
     "no-such-account": waiting(
         spec(pod={"serviceAccountName": "nobody"}),
         "ServiceAccountNotFound",

@@ -32,6 +32,9 @@ WATCH_SECONDS: Final = (240, 290)
 SILENCE_S: Final = 150.0
 """Bookmarks come every minute, the first of a young kind after two: a stream silent for longer is dead."""
 
+STRICT: Final = {"fieldValidation": "Strict"}
+"""An unknown field is an error instead of a warning that nobody reads."""
+
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
@@ -139,11 +142,16 @@ class Client:
                     yield event["type"], event["object"]
 
     async def create(self, resource: Resource, body: Raw) -> Raw:
-        """POST; AlreadyExists when the name is taken."""
+        """POST; AlreadyExists when the name is taken, BadRequest when a field does not exist.
+
+        Pods hold what users wrote. The server would drop a misspelt field and make the pod without
+        it: nobody would learn that an affinity was never there.
+        """
         namespace, name = _names(body)
         about = _about(namespace, name)
         path, data = resource.path(namespace), orjson.dumps(body)
-        return await self._write(Request("create", "POST", resource.plural, path, about=about, body=data))
+        request = Request("create", "POST", resource.plural, path, about=about, query=STRICT, body=data)
+        return await self._write(request)
 
     async def update(self, resource: Resource, body: Raw, *, subresource: str = "") -> Raw:
         """PUT; Conflict when the stored resourceVersion is another."""

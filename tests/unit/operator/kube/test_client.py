@@ -119,7 +119,7 @@ async def test_writes(client: Client, server: FakeServer) -> None:
     path = "/api/v1/namespaces/ns/pods"
     options = {"preconditions": {"uid": "u"}, "propagationPolicy": "Background", "gracePeriodSeconds": 0}
     assert server.asked == [
-        ("POST", path, {}, POD),
+        ("POST", path, {"fieldValidation": "Strict"}, POD),
         ("PUT", f"{path}/a/status", {}, POD),
         ("PATCH", f"{path}/a", {"fieldManager": "mlenv-operator", "force": "true"}, POD),
         ("PATCH", f"{path}/a", {}, [{"op": "test", "path": "/x", "value": 1}]),
