@@ -13,6 +13,7 @@ from live import Job, condition
 from tracked import PATIENCE, Tracked, tracked, uploaded_of
 
 from mlenv_api import names
+from mlenv_local.shell import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,8 +144,12 @@ def test_what_a_pod_could_not_carry_before_it_ended_a_job_carries_from_the_volum
         found = place.versions(job)
         assert [one["step"] for one in found if one["step"] == STEPS and one["verified"]] == [STEPS]
         assert len({one["digest"] for one in found}) == len(found)
-        made = place.ns.api.get(f"/apis/batch/v1/namespaces/{place.ns.name}/jobs/{name}")
-        assert made["status"]["succeeded"] == 1
+        made = f"/apis/batch/v1/namespaces/{place.ns.name}/jobs/{name}"
+
+        def succeeded() -> int:  # its controller says so, a moment after its pod has ended
+            return int(place.ns.api.get(made).get("status", {}).get("succeeded", 0))
+
+        assert wait_until(lambda: succeeded() == 1, seconds=PATIENCE), place.ns.api.get(made)
         job.delete()
         job.until_gone()
 

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from live import ENVIRONMENTS, PODS, SLEEP, Namespace, RefusedError, condition
+from live import ENVIRONMENTS, PATIENCE, PODS, SLEEP, Namespace, RefusedError, condition
 from scenarios import Scenarios, chosen
 
 from mlenv_api import names
+from mlenv_local.shell import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,9 +96,13 @@ def a_job_without_our_launcher_completes(ns: Namespace) -> None:
     assert header.split()[:5] == ["NAME", "PHASE", "READY", "NODES", "ATTEMPT"]
     assert row.split()[:2] == ["plain", "Complete"]
     assert row.split()[3:5] == ["2", "1"]
-    described = kubectl("describe", "tj", "plain", place)
-    assert "attempt 1 runs: 2 pods on" in described
-    assert "2 nodes finished with exit code 0" in described
+    words = ("attempt 1 runs: 2 pods on", "2 nodes finished with exit code 0")
+
+    def described() -> str:
+        return kubectl("describe", "tj", "plain", place)
+
+    told = wait_until(lambda: all(one in described() for one in words), seconds=PATIENCE)
+    assert told, described()  # events come after the status
 
 
 @scenario

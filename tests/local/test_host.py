@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from ipaddress import IPv4Network
@@ -76,9 +77,10 @@ def test_a_lock_keeps_others_out_and_leaves_no_file() -> None:
         "    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
         "    except BlockingIOError: sys.exit(3)\n"
     )
-    path = Path("/run/lock/mlenv-unit-test.lock")
+    name = f"unit-test-{secrets.token_hex(4)}"  # another checkout's tests may run beside these
+    path = Path(f"/run/lock/mlenv-{name}.lock")
     try:
-        with locked("unit-test"):
+        with locked(name):
             assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 3
     except PermissionError:
         pytest.skip("/run/lock is not writable here")

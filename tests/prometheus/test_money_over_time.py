@@ -148,7 +148,7 @@ def test_what_prometheus_adds_up_is_what_the_ledger_says(stage: Stage) -> None:
     stage.until(START + 4 * HOUR + 4 * MINUTE, *facts, step=MINUTE)
     stage.until(START + 5 * HOUR)
     standby = 'trainingjob_ledger_state{state="standby"} == 1'
-    assert len(stage.prometheus.query(standby)) == 1
+    stage.prometheus.wait(standby, lambda found: len(found) == 1)  # but for a scrape that comes too late
     old.end()
 
     # All ends, and all is closed: counters, ledger and Prometheus say one sum.
@@ -220,5 +220,5 @@ def test_a_whole_node_is_paid_by_the_job_that_holds_its_gpus(stage: Stage) -> No
     stage.prometheus.wait(
         "sum(trainingjob_list_cost_usd_total)", lambda found: found == {(): 2 * (55 * DOLLAR + 7) / DOLLAR}
     )
-    job = stage.prometheus.query('max by (trainingjob) (trainingjob_job_cost_usd{trainingjob="j"})')
-    assert job == pytest.approx({("j",): cost})
+    job = 'max by (trainingjob) (trainingjob_job_cost_usd{trainingjob="j"})'
+    stage.prometheus.wait(job, lambda found: found == pytest.approx({("j",): cost}))

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 def operator_process(
     kubeconfig: Path, namespace: str, log: Path, **settings: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it in this namespace, on a port of its own; at the end it is killed."""
+    """Run it in this namespace, on ports of its own; at the end it is killed."""
     variables = {
         "KUBECONFIG": str(kubeconfig),
         "POD_NAMESPACE": namespace,
         "POD_NAME": "of-a-test",
         "MLENV_OPERATOR_HTTP_HOST": "127.0.0.1",
         "MLENV_OPERATOR_HTTP_PORT": "0",
+        "MLENV_OPERATOR_COST_PORT": "0",
         **settings,
     }
     argv = [sys.executable, "-m", "mlenv_operator", "run"]

@@ -288,8 +288,9 @@ def test_in_a_gang(way: str, tmp_path: Path) -> None:
         expected = "Config(lr=0.1, seed=0, sizes=[64, 32], data=Data(batch=64))"
         assert f"rank {rank} of 2: {expected}" in ended.stdout
     assert json.loads((run_dir / "config.json").read_text())["data"] == {"batch": 64}
-    # Rank 0 is late, and still heard: the other rank's end would be its own.
+    # Rank 0 is late, and still heard: the other rank's end would be its own. How late does not matter here.
     late = 'import os, time\nif os.environ["RANK"] == "0":\n    time.sleep(2)\n'
+    late += f"from mlenv import commandline\ncommandline.FIRST_SPEAKS_S = {DEADLINE}\n"
     (tmp_path / "train.py").write_text(late + pagecode.programs()["entry"])
     wrong = launch("--lr", "0.1", "--data.bach", "64")
     assert wrong.returncode == 2, wrong.stdout + wrong.stderr

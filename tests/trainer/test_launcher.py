@@ -145,7 +145,8 @@ def test_sigterm(rig: Rig, server: Server, program: str, grace: str, code: int) 
 
 
 def test_sigusr1_is_passed_on(rig: Rig, server: Server) -> None:
-    program = "trap 'echo got usr1' USR1; touch up; while [ ! -e stop ]; do sleep 0.05; done"
+    # What the signal ends, too, is the sleep: without the last word its end could be the program's.
+    program = "trap 'echo got usr1' USR1; touch up; while [ ! -e stop ]; do sleep 0.05; done; exit 0"
     launcher = rig.launch("sh", "-c", program, urls=server.url)
     run_to(server, launcher)
     until((rig.folder / "up").exists, "the program")

@@ -49,8 +49,11 @@ class Runs:
         return log.read_text()
 
     def killed(self) -> str:
-        """What a run prints that gets SIGKILL once a checkpoint is there."""
-        process, log = self.start()
+        """What a run prints that gets SIGKILL once a checkpoint is there, and cannot end before.
+
+        Its next save would wait for the one that stands still.
+        """
+        process, log = self.start(MLENV_FAILPOINTS=f"retain=wait:{self.folder / 'never'}")
         sealed = "kept/step-*.a[0-9]/SEAL.json"
         until(lambda: process.poll() is not None or list(self.folder.glob(sealed)), "a checkpoint")
         process.kill()

@@ -134,21 +134,25 @@ import datetime
 with wandb.init(project="expiry") as run:
     made = artifact("alone", a="alone")
     made.ttl = datetime.timedelta(seconds=1)
-    log(run, made)
+    run.log_artifact(made)  # and not waited for: by then its time may be over
     made = log(run, artifact("linked", a="linked"))
     made.link("expiry/published")
     made.ttl = datetime.timedelta(seconds=1)  # not sooner: linking takes time, too
     made.save()
 """
     )
-    told = here.run("""
+    told = here.run(
+        FILES
+        + """
 import time
 api, deadline = wandb.Api(), time.monotonic() + 300
 there = api.artifact_exists
 while there("expiry/alone:v0") and time.monotonic() < deadline: time.sleep(0.1)
-tell([there("expiry/alone:v0"), there("expiry/linked:v0"), there("expiry/published:v0")])
-""")
-    assert told == [False, True, True]
+left = [there("expiry/alone:v0"), there("expiry/linked:v0"), there("expiry/published:v0")]
+with wandb.init(project="expiry") as run: tell([*left, log(run, artifact("alone", a="anew")).version])
+"""
+    )
+    assert told == [False, True, True, "v1"], "v0 was there, and is not any more"
 
 
 def test_others_neither_see_nor_touch_a_users_artifacts(here: Here, client: Client, shared: Server) -> None:
