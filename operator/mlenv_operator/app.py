@@ -19,6 +19,7 @@ from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.bookkeeper import NO_ACCOUNTS
 from mlenv_operator.adapters.caches import build_caches
 from mlenv_operator.adapters.costserver import serve_costs
+from mlenv_operator.adapters.estimates import Estimates
 from mlenv_operator.adapters.health import (
     caches_are_synced,
     loop_is_prompt,
@@ -218,7 +219,10 @@ async def run(settings: Settings, metrics: Metrics | None = None) -> None:
         await _check_crds(parts.client)
         take_signals(parts.stop)
         misdirected = parts.launchers.misdirected
-        costs = serve_costs(settings, parts.client, misdirected, SystemClock(), parts.books)
+        estimates = Estimates(parts.state.caches, lambda: parts.books.prices)
+        costs = serve_costs(
+            settings, parts.client, misdirected, SystemClock(), parts.books, estimates=estimates
+        )
         async with serve(_http(parts), settings.http_host, settings.http_port) as port, costs:
             log.info("serving on port %d", port)
             await _run_parts(parts, transport)

@@ -31,6 +31,7 @@ from mlenv_sdk.errors import (
     Unreachable,
     Unreadable,
 )
+from mlenv_sdk.estimates import Estimate, Machine
 from mlenv_sdk.resources import Event, Metadata, Pod, TrainingJob
 from mlenv_sdk.version import __version__
 
@@ -44,10 +45,12 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "Costs",
+    "Estimate",
     "Event",
     "Forbidden",
     "InvalidManifest",
     "JobEnded",
+    "Machine",
     "Metadata",
     "MlenvError",
     "NotFound",

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from mlenv_sdk.errors import ConfigError, Forbidden, NotFound
+from mlenv_sdk.manifests import load
 from mlenv_sdk.view import costs as view
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ EVERYTHING: Final = 50_000
 WIDE: Final = 240
 """Columns of what no screen shows: `grep` wants whole lines."""
 _AGO: Final = re.compile(r"([1-9][0-9]{0,3})([dh])", re.ASCII)
+_LONG: Final = re.compile(r"([1-9][0-9]{0,3})([mhd])", re.ASCII)
 
 
 class CostFormat(StrEnum):
@@ -43,7 +45,10 @@ def cost(  # noqa: PLR0917  (options, which nobody gives by position)
     context: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[JOB | explain JOB]", help="A job; explain: every interval of it, and why."),
+        typer.Argument(
+            metavar="[JOB | explain JOB | estimate FILE]",
+            help="A job; explain: every interval of it, and why; estimate: what a manifest would cost.",
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Group by these: team,model,use_case,user,namespace,job,category,node,day…")
@@ -58,14 +63,22 @@ def cost(  # noqa: PLR0917  (options, which nobody gives by position)
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many groups.")] = None,
     sort: Annotated[str, typer.Option(help="cost (highest first) or key.")] = "cost",
+    lasting: Annotated[
+        str | None, typer.Option("--for", help="How long an estimate is for, as 90m, 12h or 7d.")
+    ] = None,
     uid: Annotated[str | None, typer.Option(help="Which job, when several had the name.")] = None,
     output: Annotated[CostFormat, typer.Option("--output", "-o", help="How to print.")] = CostFormat.TABLE,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Write into this file.")] = None,
 ) -> None:
-    """What training cost: by anything, or of one job, or of one job with every interval and why."""
-    _check(words or [], output, file)
+    """What training cost: by anything, or of a job, with every interval and why; or what a job would cost."""
+    _check(words or [], output, file, lasting)
     with context.obj.client() as client:
-        if not words:
+        if words and _estimates(words):
+            found = client.costs.estimate(load(words[1]), _seconds(lasting))
+            made: RenderableType | bytes = (
+                view.estimate(found) if output is CostFormat.TABLE else _json(found.raw)
+            )
+        elif not words:
             chosen = _where(where or [], context.obj.namespace)
             said = {"since": _time(since), "until": _time(until), "month": month, "where": chosen}
             made = _groups(client, by.replace("-", "_").split(","), output, limit, {**said, "sort": sort})
@@ -74,9 +87,19 @@ def cost(  # noqa: PLR0917  (options, which nobody gives by position)
     _put(made, file)
 
 
-def _check(words: Sequence[str], output: CostFormat, file: Path | None) -> None:
-    if len(words) > 2 or (len(words) == 2 and words[0] != "explain"):
-        raise typer.BadParameter("say mlenv cost, mlenv cost JOB, or mlenv cost explain JOB")
+def _estimates(words: Sequence[str]) -> bool:
+    return len(words) == 2 and words[0] == "estimate"
+
+
+def _check(words: Sequence[str], output: CostFormat, file: Path | None, lasting: str | None) -> None:
+    if len(words) > 2 or (len(words) == 2 and words[0] not in {"explain", "estimate"}):
+        raise typer.BadParameter(
+            "say mlenv cost, mlenv cost JOB, mlenv cost explain JOB, or mlenv cost estimate FILE"
+        )
+    if _estimates(words) and output in {CostFormat.CSV, CostFormat.PARQUET}:
+        raise typer.BadParameter("an estimate is printed as a table, or with -o json")
+    if lasting and not _estimates(words):
+        raise typer.BadParameter("--for belongs to mlenv cost estimate FILE; --since says of which time")
     if output is CostFormat.PARQUET and file is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is nothing to read on a screen: give --file, or a pipe")
 
@@ -133,6 +156,15 @@ def _time(text: str | None) -> str | None:
         return text
     ago = timedelta(days=int(found[1])) if found[2] == "d" else timedelta(hours=int(found[1]))
     return f"{datetime.now(UTC) - ago:%Y-%m-%dT%H:00Z}"
+
+
+def _seconds(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = _LONG.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"--for must be as 90m, 12h or 7d, not {text!r}.")
+    return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _json(told: dict[str, Any]) -> bytes:

@@ -24,11 +24,13 @@ from mlenv_sdk.errors import (
     Unavailable,
     Unreadable,
 )
+from mlenv_sdk.estimates import Estimate, asked, read_estimate
 from mlenv_sdk.transport import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from mlenv_sdk.resources import TrainingJob
     from mlenv_sdk.transport import Transport
 
 ENV_URL: Final = "MLENV_COST_URL"
@@ -149,6 +151,15 @@ class Costs:
             uid = str(told["uid"])  # the same job, also when another of that name begins meanwhile
             yield from map(_charge, told["lines"])
             offset = told["nextOffset"]
+
+    def estimate(self, job: TrainingJob | Mapping[str, Any], seconds: int | None = None) -> Estimate:
+        """What a job would cost, an hour and in so many seconds, before it is submitted.
+
+        By the cluster's nodes and environments, and the prices that bills are made of. Unknown is None.
+        """
+        namespace, query = asked(job, seconds)
+        path = f"/estimates/{quote(namespace or self._namespace, safe='')}"
+        return read_estimate(self._json(path, query))
 
     def group_as(self, format_: str, by: Sequence[str] = ("namespace",), **said: Any) -> bytes:
         """The same as a file: `csv` or `parquet`."""

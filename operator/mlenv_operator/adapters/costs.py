@@ -17,6 +17,7 @@ from aiohttp import web
 
 from mlenv_api import names
 from mlenv_operator.adapters.callers import Callers, ForbiddenError
+from mlenv_operator.adapters.estimates import EstimateError
 from mlenv_operator.adapters.tokens import ReviewDelayedError, TokenError
 from mlenv_operator.ledger import asking, explaining, questions, telling
 from mlenv_operator.ledger.errors import LedgerError, LedgerUnavailable, WrongSchema
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from mlenv_api.protocol import Misdirected
     from mlenv_operator.adapters.callers import Caller
+    from mlenv_operator.adapters.estimates import Estimates
     from mlenv_operator.cost.facts import Micros
     from mlenv_operator.ledger.prices import PriceSource
     from mlenv_operator.ledger.questions import Question
@@ -75,7 +77,7 @@ class Reader:
 
 
 class Costs:
-    """GET /v1/costs, a job's bill, and its explanation."""
+    """GET /v1/costs, a job's bill and its explanation, and what a job would cost."""
 
     def __init__(
         self,
@@ -83,11 +85,13 @@ class Costs:
         callers: Callers,
         misdirected: Callable[[], Misdirected | None],
         now: Callable[[], Micros],
+        estimates: Estimates | None = None,
     ) -> None:
         self._reader = reader
         self._callers = callers
         self._misdirected = misdirected
         self._now = now
+        self._estimates = estimates
 
     async def groups(self, request: web.Request) -> web.Response:
         """What it cost, by anything."""
@@ -127,13 +131,20 @@ class Costs:
 
         return _answer(await self._reader.read(work), request)
 
+    async def estimate(self, request: web.Request) -> web.Response:
+        """What a job would cost. Who may know what a namespace cost may know what it would."""
+        caller = await self._caller(request)
+        namespace = _plain(request.match_info["namespace"])
+        await self._callers.visible(caller, [namespace], [])
+        if self._estimates is None:
+            raise web.HTTPNotFound
+        answer = self._estimates.prepare(namespace, _pairs(request), self._now())
+        return _answer(await self._reader.read(lambda _: answer()), request)
+
     async def _named(self, request: web.Request) -> tuple[str, str]:
         """The job's namespace and name, of which the caller may know. Rights come first: no hint before."""
         caller = await self._caller(request)
-        namespace, name = request.match_info["namespace"], request.match_info["name"]
-        for text in (namespace, name):
-            if len(text) > questions.MAX_TEXT or not text.isprintable():
-                raise questions.QuestionError("A namespace and a job have names of at most 253 characters.")
+        namespace, name = (_plain(request.match_info[one]) for one in ("namespace", "name"))
         await self._callers.visible(caller, [namespace], [])
         return namespace, name
 
@@ -147,6 +158,12 @@ class _Elsewhere(Exception):  # noqa: N818  (an answer, not an error of ours)
     def __init__(self, misdirected: Misdirected) -> None:
         super().__init__("this replica does not lead: ask again, or the leader")
         self.misdirected = misdirected
+
+
+def _plain(text: str) -> str:
+    if len(text) > questions.MAX_TEXT or not text.isprintable():
+        raise questions.QuestionError("A namespace and a job have names of at most 253 characters.")
+    return text
 
 
 def _namespaces(ledger: Ledger) -> list[str]:
@@ -175,6 +192,7 @@ def build_costs_app(costs: Costs) -> web.Application:
     """The application."""
     app = web.Application(client_max_size=1024, middlewares=[_in_words])
     app.router.add_get(names.COST_PATH, costs.groups)
+    app.router.add_get(names.COST_PATH + "/estimates/{namespace}", costs.estimate)
     app.router.add_get(names.COST_PATH + "/jobs/{namespace}/{name}", costs.job)
     app.router.add_get(names.COST_PATH + "/jobs/{namespace}/{name}/explain", costs.explain)
     return app
@@ -211,7 +229,7 @@ _STATUS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], 
     (TokenError, 401),
     (ForbiddenError, 403),
     (UnknownJobError, 404),
-    (questions.QuestionError, 400),
+    ((questions.QuestionError, EstimateError), 400),
     (asking.TooSlow, 422),
     ((ReviewDelayedError, LedgerUnavailable, WrongSchema), 503),
 )

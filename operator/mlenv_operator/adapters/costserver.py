@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mlenv_api.protocol import Misdirected
+    from mlenv_operator.adapters.estimates import Estimates
     from mlenv_operator.kube.client import Client
     from mlenv_operator.ledger.prices import PriceSource
     from mlenv_operator.runtime.clock import Clock
@@ -31,6 +32,8 @@ async def serve_costs(
     misdirected: Callable[[], Misdirected | None],
     clock: Clock,
     prices: PriceSource | None = None,
+    *,
+    estimates: Estimates | None = None,
 ) -> AsyncIterator[int]:
     """Serve while inside; yields the port, 0 when nothing is accounted."""
     if not settings.ledger_dsn:
@@ -42,7 +45,7 @@ async def serve_costs(
         lambda token: review_token(client, token, names.COST_AUDIENCE), lambda spec: may(client, spec), clock
     )
     async with reader_of(settings.ledger_dsn, prices) as reader:
-        costs = Costs(reader, callers, misdirected, lambda: micros(clock.now()))
+        costs = Costs(reader, callers, misdirected, lambda: micros(clock.now()), estimates)
         async with serve(build_costs_app(costs), settings.http_host, settings.cost_port) as port:
             log.info("telling costs on port %d", port)
             yield port

@@ -56,6 +56,14 @@ _GPU_COUNT: Final = (
     "cloud.google.com/gke-accelerator-count",
 )
 """What a machine will have, said before its device plugin runs."""
+_FIELDS: Final = {
+    "region": _REGION,
+    "zone": _ZONE,
+    "instance_type": _TYPE,
+    "reservation": _RESERVATION,
+    "gpu_model": _GPU_MODEL,
+    "gpus": _GPU_COUNT,
+}
 _CLOUDS: Final = frozenset({"aws", "gcp", "azure"})
 _BOOT_TAINTS: Final = frozenset(
     {"node.cloudprovider.kubernetes.io/uninitialized", "karpenter.sh/unregistered"}
@@ -94,6 +102,15 @@ def machine(raw: Mapping[str, Any]) -> Node:
         memory_bytes=has.memory_bytes,
         created=parsed(meta.get("creationTimestamp")) or 0,
     )
+
+
+def meaning(label: str, value: str) -> tuple[str, str] | None:
+    """What a label says of a machine, as the name of a field and its value; null when that is no price's."""
+    if _SPOT.get(label) == value:
+        return "capacity_type", "spot"
+    if label in _CAPACITY:
+        return "capacity_type", value.lower().replace("_", "-")
+    return next(((name, value) for name, labels in _FIELDS.items() if label in labels), None)
 
 
 def later(known: Node, seen: Node) -> Node:

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mlenv_sdk.costs import Amounts, Bill, Charge, Report
+    from mlenv_sdk.estimates import Estimate, Machine
 
 DOLLAR: Final = 10**9
 HOUR: Final = 3_600_000_000
 CENT: Final = DOLLAR // 100
 FINE: Final = DOLLAR // 10_000
 """Sums below a dollar are shown to a hundredth of a cent."""
+SHOWN: Final = 12
+"""Machines of an estimate on a screen."""
 
 
 def rounded(values: Sequence[int], unit: int) -> list[int]:
@@ -100,6 +103,60 @@ def explanation(charges: Sequence[Charge]) -> RenderableType:
     ]  # fmt: skip
     _rows(table, words, [one.amounts for one in charges], ["TOTAL", *[""] * 7])
     return table
+
+
+def estimate(of: Estimate) -> RenderableType:
+    """The machines that a job fits, the cheapest first, and what is assumed."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    for column in ("", "MACHINE", "CAPACITY", "WHERE", "SHARE"):
+        table.add_column(column, overflow="fold")
+    table.add_column("AN HOUR", justify="right", no_wrap=True)
+    shown = of.options[:SHOWN]
+    if of.assumed is not None and of.assumed not in shown:
+        shown = (*shown[:-1], of.assumed)
+    for one in shown:
+        cells = ("*" if one is of.assumed else "", *_machine(one), one.share, _said(one.rate))
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if one is of.assumed else "")
+    more = len(of.options) - len(shown)
+    lines = [f"({more} more: -o json)"] if more else []
+    return Group(table, *(Text(line, "dim") for line in lines), Text(), *(Text(one) for one in _sums(of)))
+
+
+def _machine(one: Machine) -> tuple[str, str, str]:
+    where = " ".join(part for part in (one.provider, one.region, one.reservation) if part)
+    return one.instance_type or "(no type)", one.capacity_type or "-", where or "-"
+
+
+def _sums(of: Estimate) -> list[str]:
+    """What it comes to, and what bounds it."""
+    pods = "1 pod" if of.pods == 1 else f"{of.pods} pods"
+    what = f"{pods} with {of.gpus} GPUs each" if of.gpus else pods
+    lines = [f"{what}: {_said(of.rate)} an hour ({of.why})."]
+    for one in of.durations:
+        said = "" if one.what == "asked" else f", the most that {one.what} allows"
+        lines.append(f"{_long(one.seconds)}{said}: {_said(one.cost)}.")
+    if of.limit is not None:
+        lines.append(_limit(of))
+    return [*lines, *(f"Note: {note}." for note in of.notes)]
+
+
+def _limit(of: Estimate) -> str:
+    limit = of.limit
+    assert limit is not None
+    after = "nobody knows when" if limit.reached_after is None else f"after {_long(limit.reached_after)}"
+    then = {"Warn": "it only warns, and bounds nothing", "Suspend": "it is suspended", "Fail": "it fails"}
+    return f"spec.cost.limit, {_said(limit.amount)}, is reached {after}: then {then[limit.on_exceeded]}."
+
+
+def _said(nanos: int | None) -> str:
+    """Rounded; what is unknown is said to be."""
+    return "unknown" if nanos is None else _money([nanos])[0]
+
+
+def _long(seconds: int) -> str:
+    days, rest = divmod(seconds, 86400)
+    parts = ((days, "d"), (rest // 3600, "h"), (rest % 3600 // 60, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or f"{seconds} s"
 
 
 def _why(one: Charge) -> str:

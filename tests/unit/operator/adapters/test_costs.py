@@ -24,6 +24,8 @@ from mlenv_operator.runtime.clock import SystemClock
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlenv_operator.adapters.estimates import Estimates
+
 NOW = START + 70 * HOUR
 
 
@@ -69,10 +71,10 @@ def dsn(tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def served(dsn: str, cluster: Cluster) -> AsyncIterator[Get]:
+async def served(dsn: str, cluster: Cluster, estimates: Estimates | None = None) -> AsyncIterator[Get]:
     reader = Reader(dsn, Book())
     callers = Callers(cluster.review, cluster.may, SystemClock())
-    costs = Costs(reader, callers, lambda: cluster.leader, lambda: NOW)
+    costs = Costs(reader, callers, lambda: cluster.leader, lambda: NOW, estimates)
     async with serve(build_costs_app(costs), "127.0.0.1", 0) as port, ClientSession() as session:
 
         async def get(path: str, token: str = "chief", **headers: str) -> Told:
