@@ -148,10 +148,18 @@ class Degraded(Model):
     message: Text
 
 
+class Tracking(Model):
+    """The job's run, as the courier that writes it knows."""
+
+    url: Annotated[str, Field(max_length=1024, pattern="^(https?://[!-~]+)?$")] = ""
+    """Its page; empty while it is not there."""
+
+
 class LastWords(Model):
     """What a courier's container leaves in its termination message, for when no launcher beats any more."""
 
     uploaded: Uploaded | None = None
+    tracking: Tracking | None = None
 
 
 class Origin(Model):
@@ -189,6 +197,8 @@ class Beat(Model):
     """The newest checkpoint that the store has whole, as this pod's courier knows (index 0 only)."""
     degraded: Degraded | None = None
     """What keeps this pod's courier from carrying checkpoints; None: nothing."""
+    tracking: Tracking | None = None
+    """The job's run (index 0 only); None: nobody knows, as in an image that does not tell."""
     origin: Origin | None = None
     """What rank 0 would run from; it waits until the answer says that this is stored (index 0 only)."""
     evidence: tuple[Evidence, ...] = Field(default=(), max_length=64)

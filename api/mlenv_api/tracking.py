@@ -1,4 +1,4 @@
-"""Weights & Biases: where a job's courier carries its checkpoints, and what of them is there."""
+"""Weights & Biases: where a job's courier carries its checkpoints and history, and what of them is there."""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ class TrackingSpec(Model):
 
     wandb: WandbSpec | None = None
     """Each pod has a courier, a sidecar that uploads sealed checkpoints as artifacts."""
+
+
+class TrackingStatus(Model):
+    """The one run that the job has in the store over all its attempts."""
+
+    url: Annotated[str, Field(max_length=1024)] = ""
+    """Its page."""
 
 
 class UploadedRef(CheckpointRef):

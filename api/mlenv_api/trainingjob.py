@@ -15,7 +15,7 @@ from mlenv_api.cost import CostSpec, CostStatus
 from mlenv_api.fields import MAX_NODES, Image, Name253, Sentence, Text, keyed_by
 from mlenv_api.names import CLUSTER_ENVIRONMENT, MANAGED_BY
 from mlenv_api.podtemplate import EnvVar, PodTemplateOverrides, PullPolicy, ResourceRequirements
-from mlenv_api.tracking import TrackingSpec, UploadedRef
+from mlenv_api.tracking import TrackingSpec, TrackingStatus, UploadedRef
 
 
 class Launcher(StrEnum):
@@ -342,6 +342,8 @@ class TrainingJobStatus(Model):
     """How far the training is."""
     checkpoint: CheckpointStatus | None = None
     """What checkpoints the job has."""
+    tracking: TrackingStatus | None = None
+    """The job's run, once it is there; absent without spec.tracking."""
     cost: CostStatus | None = None
     """What the job cost so far; absent before it holds anything, and where the operator keeps no ledger."""
     start_time: AwareDatetime | None = None

@@ -105,6 +105,7 @@ def _news(beat: Beat) -> tuple[object, ...]:
         beat.sealed,
         beat.judged,
         beat.origin,
+        beat.tracking,
         _last(beat),
     )
 

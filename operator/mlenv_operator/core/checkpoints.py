@@ -119,8 +119,9 @@ def _courier_says(scene: Scene) -> tuple[Uploaded | None, datetime]:
     if not scene.slots or not scene.mlenv:
         return None, scene.now
     first = scene.slots[0]
-    if first.pod is not None and first.pod.uploaded is not None and scene.state in HEARD | TERMINAL:
-        return first.pod.uploaded, first.pod.finished_at or scene.now
+    last = first.pod.words.uploaded if first.pod and first.pod.words else None
+    if first.pod is not None and last is not None and scene.state in HEARD | TERMINAL:
+        return last, first.pod.finished_at or scene.now
     if first.heard is None or not speaks(first.heard) or scene.state not in HEARD:
         return None, scene.now
     return first.heard.beat.uploaded, first.heard.received

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.trainingjob import AttemptState, Nodes
-from mlenv_operator.core import drain, sanity, spending
+from mlenv_operator.core import drain, sanity, spending, tracking
 from mlenv_operator.core.actions import Event, Urgency
 from mlenv_operator.core.checkpoints import HEARD, heard_of
 from mlenv_operator.core.checkpoints import stored as kept
@@ -138,7 +138,8 @@ _WARNING_NAMES: Final = frozenset(reason.value for reason in WARNINGS)
 def _gist(status: TrainingJobStatus) -> tuple[object, ...]:
     told = tuple((one.type, one.status, one.reason, one.observed_generation) for one in status.conditions)
     request = status.checkpoint.request if status.checkpoint else None
-    return status.observed_generation, status.phase, told, _sealed_by(status), request, sanity.gist(status)
+    news = _sealed_by(status), request, sanity.gist(status), status.tracking
+    return status.observed_generation, status.phase, told, *news
 
 
 def _sealed_by(status: TrainingJobStatus) -> object:
@@ -191,17 +192,8 @@ def _launcher(scene: Scene) -> tuple[str, Headline] | None:
     return (before.status, told) if before and told else ("Unknown", Headline(Reason.WAITING_FOR_PODS))
 
 
-def _tracked(scene: Scene) -> bool:
-    """Whether the pods have couriers."""
-    tracking = scene.spec.tracking
-    if tracking is None and scene.status.environment is not None:
-        environment = snapshot(scene).spec
-        tracking = environment.tracking if environment else None
-    return scene.mlenv and tracking is not None and tracking.wandb is not None
-
-
 def _degraded(scene: Scene) -> tuple[str, Headline] | None:
-    if not _tracked(scene):
+    if not tracking.tracked(scene):
         return None
     before = stored(scene.status, ConditionType.CHECKPOINT_DEGRADED)
     told = said(scene.status, ConditionType.CHECKPOINT_DEGRADED)
@@ -223,6 +215,7 @@ def _complete(scene: Scene, status: TrainingJobStatus, words: Words) -> Training
             "phase": phase(status, words),
             "conditions": conditions(status, words, generation, scene.now),
             "nodes": _nodes(scene, status),
+            "tracking": tracking.told(scene, status),
             "cost": spending.told(scene, status),
         }
     )

@@ -35,7 +35,6 @@ from mlenv_operator.cost.resources import of_pod
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlenv_api.protocol import Uploaded
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -75,7 +74,7 @@ def project_pod(raw: Mapping[str, Any]) -> PodView | None:
         held=of_pod(spec),
         terminated=_terminated(state.get("terminated")),
         waiting=_waiting(state.get("waiting")),
-        uploaded=_last_words(status.get("initContainerStatuses")),
+        words=_last_words(status.get("initContainerStatuses")),
         disruption=_disruption(status.get("conditions") or ()),
         unscheduled=_unscheduled(status.get("conditions") or ()),
         scheduled_at=_scheduled_at(status.get("conditions") or ()),
@@ -222,14 +221,14 @@ def _terminated(raw: Mapping[str, Any] | None) -> Terminated | None:
     )
 
 
-def _last_words(sidecars: Any) -> Uploaded | None:
+def _last_words(sidecars: Any) -> LastWords | None:
     """What a courier that ended left behind: input from outside, and nothing where it makes no sense."""
     found: Mapping[str, Any] = next(
         (one for one in sidecars or () if one.get("name") == names.COURIER_CONTAINER), {}
     )
     text = ((found.get("state") or {}).get("terminated") or {}).get("message") or ""
     try:
-        return LastWords.model_validate_json(text).uploaded if text.startswith("{") else None
+        return LastWords.model_validate_json(text) if text.startswith("{") else None
     except ValidationError:
         return None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mlenv_api.conditions import Reason
     from mlenv_api.podtemplate import EnvironmentSpec
-    from mlenv_api.protocol import Beat, Uploaded
+    from mlenv_api.protocol import Beat, LastWords
     from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
     from mlenv_operator.core.books import Books
     from mlenv_operator.cost.facts import Attribution, Node
@@ -131,8 +131,8 @@ class PodView:
     """What the scheduler sets aside for it."""
     terminated: Terminated | None = None
     waiting: Waiting | None = None
-    uploaded: Uploaded | None = None
-    """What its courier said when it ended: the newest checkpoint that the store has whole."""
+    words: LastWords | None = None
+    """What its courier said when it ended."""
     disruption: Disruption | None = None
     unscheduled: str = ""
     """The scheduler's message while it finds no node."""

@@ -79,7 +79,7 @@ def _pairs(job: TrainingJob, now: datetime) -> Iterator[tuple[str, str | Text]]:
 
 
 def _store(job: TrainingJob) -> Iterator[tuple[str, str]]:
-    """What is in the store, and where its page is; nothing where couriers have stored nothing."""
+    """What is in the store, and the page of the run; nothing where couriers have told of nothing."""
     if (stored := words.stored(job)) != words.NOTHING:
         yield "In the store", stored
     if page := words.run_page(job):

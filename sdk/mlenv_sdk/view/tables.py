@@ -79,10 +79,9 @@ def frame(snapshot: Snapshot, curve: Curve | None = None) -> RenderableType:
 
 def _store(job: TrainingJob) -> list[Text]:
     """What is in the store and where its page is, each whole, so that it can be copied."""
-    if (stored := words.stored(job)) == words.NOTHING:
-        return []
-    told = Text.assemble(("in the store ", "dim"), stored)
-    return [told, Text.assemble(("run ", "dim"), page)] if (page := words.run_page(job)) else [told]
+    stored, page = words.stored(job), words.run_page(job)
+    told = [] if stored == words.NOTHING else [Text.assemble(("in the store ", "dim"), stored)]
+    return [*told, Text.assemble(("run ", "dim"), page)] if page else told
 
 
 def headline(snapshot: Snapshot) -> Text:

@@ -95,9 +95,10 @@ def stored(job: TrainingJob) -> str:
 
 
 def run_page(job: TrainingJob) -> str:
-    """The page of the job's run, once the store has a checkpoint of it; else empty."""
+    """The page of the job's run, once it is there; else empty."""
     found = job.status.checkpoint.uploaded if job.status.checkpoint else None
-    return found.url if found else ""
+    told = job.status.tracking.url if job.status.tracking else ""
+    return told or (found.url if found else "")
 
 
 def nodes(job: TrainingJob) -> str:

@@ -13,6 +13,7 @@ from mlenv import rows
 from mlenv.ckpt import names, seal
 from mlenv.courier import faults, pages
 from mlenv.history import History
+from mlenv_api.protocol import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from bench import Pod
     from wandb_server import Server
 
+QUIET = pages.Report(tracking=Tracking())
+"""Nothing is stored, nothing is wrong, and there is no run yet."""
+
 
 class TestCarrying:
     def test_a_seal_is_committed_read_back_and_told(self, pod: Pod) -> None:
@@ -28,7 +32,7 @@ class TestCarrying:
         before = tree(pod.folder)
         pod.turn()
         assert pod.stored() == [(100, 1, False)]
-        assert pages.read(pod.own, pages.REPORT, pages.Report) == pages.Report()
+        assert pages.read(pod.own, pages.REPORT, pages.Report) == QUIET
         pod.carry()
         assert pod.stored() == [(100, 1, True)]
         assert tree(pod.folder) == before
@@ -156,7 +160,7 @@ class TestCarrying:
         monkeypatch.setattr(pod.spool, "hold", late)
         pod.turn()
         assert "went before it was carried" in pod.said[-1]
-        assert pages.read(pod.own, pages.REPORT, pages.Report) == pages.Report()
+        assert pages.read(pod.own, pages.REPORT, pages.Report) == QUIET
 
     def test_one_that_goes_while_it_is_carried_is_carried_all_the_same(self, pod: Pod) -> None:
         put(pod.folder, 100)

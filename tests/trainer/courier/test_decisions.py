@@ -15,7 +15,7 @@ from mlenv.courier import config, faults, lastwords, naming, pages, plan, quiet
 from mlenv.courier.errors import Unusable
 from mlenv.courier.faults import Kind
 from mlenv_api import names
-from mlenv_api.protocol import LastWords, Uploaded
+from mlenv_api.protocol import LastWords, Tracking, Uploaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,8 +156,12 @@ def test_last_words_are_there_whenever_a_container_ends(tmp_path: Path) -> None:
     lastwords.leave(pages.Report(uploaded=known), path)
     assert not path.exists(), "outside of a container there is no such file"
     path.touch()
-    lastwords.leave(pages.Report(), path)
-    assert path.read_text() == ""
+    for nothing in (pages.Report(), pages.Report(tracking=Tracking())):
+        lastwords.leave(nothing, path)
+        assert path.read_text() == ""
+    run = Tracking(url="https://w.example/a/p/runs/u")
+    lastwords.leave(pages.Report(tracking=run), path)
+    assert LastWords.model_validate_json(path.read_text()) == LastWords(tracking=run)
     lastwords.leave(pages.Report(uploaded=known), path)
     assert LastWords.model_validate_json(path.read_text()).uploaded == known
 

@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from wandb_server import Client, wait_for
 
 from mlenv import rows
+from mlenv.courier import pages
 from mlenv.history import History
+from mlenv.launch.beats import Beats
+from mlenv_api import names
+from mlenv_api.protocol import Beat, Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from bench import Pod
     from wandb_server import Server
@@ -124,6 +129,40 @@ class TestHistory:
         (row,) = history(pod)
         assert math.isnan(row["loss"])
         assert row["auc"] == 0.75
+
+
+class TestPage:
+    def test_the_page_is_told_with_the_first_rows_where_nothing_is_ever_stored(self, pod: Pod) -> None:
+        pod.turn()
+        assert report(pod) == Tracking(), "nothing is there yet"
+        train(pod, 1, 0, 5)
+        pod.turn()
+        page = report(pod).url
+        assert page == f"{pod.config.url}/ada/{pod.config.project}/runs/uid-1"
+        pod.restart()
+        train(pod, 2, 4, 8, 0)
+        log(pod)
+        assert report(pod).url == page
+
+    def test_the_launcher_says_so_in_its_beats(self, pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+        train(pod, 1, 0, 5)
+        pod.turn()
+        monkeypatch.setenv(names.ENV_COURIER, str(pod.own))
+        beats = Beats((), Path("token"), None, lambda _: None)
+        assert beats._carried(Beat(protocol=1, time=datetime.now(UTC))).tracking == report(pod)
+
+    def test_only_the_courier_that_writes_it_speaks_of_it(self, pods: Callable[..., Pod]) -> None:
+        pod = pods("pod-1", 1)
+        pod.turn()
+        assert pages.read(pod.own, pages.REPORT, pages.Report) == pages.Report()
+
+
+def report(pod: Pod) -> Tracking:
+    """What the courier tells of the run."""
+    found = pages.read(pod.own, pages.REPORT, pages.Report)
+    assert found is not None
+    assert found.tracking is not None
+    return found.tracking
 
 
 class TestEnds:

@@ -157,6 +157,17 @@ def test_the_frame_and_the_report_name_the_artifact_and_the_page_of_the_run() ->
     assert "store" not in rendered(tables.frame(snapshot(job())))
 
 
+def test_the_page_of_the_run_is_told_before_anything_is_stored() -> None:
+    raw = job(tracking={"url": "https://w.example/ads/ctr/runs/77aa"})
+    for text in (
+        rendered(tables.frame(snapshot(raw))),
+        rendered(describe.report(typed(raw), (), (), NOW)),
+        "".join(Lines().new(snapshot(raw))),
+    ):
+        assert "https://w.example/ads/ctr/runs/77aa" in text
+        assert "store" not in text
+
+
 def rendered(what: Any) -> str:
     console = Console(width=160, file=io.StringIO(), record=True)
     console.print(what)

@@ -14,7 +14,7 @@ from mlenv.courier.faults import Fault
 from mlenv.courier.pages import Brought, Report, Wanted
 from mlenv.courier.scribe import Scribe
 from mlenv_api import names
-from mlenv_api.protocol import Degraded, Uploaded
+from mlenv_api.protocol import Degraded, Tracking, Uploaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +72,7 @@ class Courier:
         try:
             self._serve()
             self.scribe.turn()  # first: where a checkpoint is stored, so is the history up to it
+            self._report()  # an upload may take minutes
             due = self._hurried_after if self.ending else self._not_before
             wait = self._work() if self._now() >= due else LOOK_SECONDS
         except StoreFailed as error:
@@ -203,9 +204,19 @@ class Courier:
         if fault is None or (fault.kind not in faults.HUMAN and self._failures < SERIOUS):
             fault = next(iter(self._unreadable.values()), None)
         degraded = Degraded(reason=fault.kind.value, message=fault.sentence[:1024]) if fault else None
-        report = Report(uploaded=self._uploaded, degraded=degraded)
+        report = Report(uploaded=self._uploaded, degraded=degraded, tracking=self._tracking())
         if report != self._told:
             with contextlib.suppress(OSError):
                 pages.write(self._config.own, pages.REPORT, report)
                 lastwords.leave(report)
                 self._told = report
+
+    def _tracking(self) -> Tracking | None:
+        """The job's run is written by node 0 alone. A page that no beat could carry is left out."""
+        if self._config.node != 0:
+            return None
+        page = self._store.page or (self._uploaded.url if self._uploaded else "")
+        try:
+            return Tracking(url=page)
+        except ValueError:
+            return Tracking()

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlenv_api.protocol import LastWords
+from mlenv_api.protocol import LastWords, Tracking
 
 if TYPE_CHECKING:
     from mlenv.courier.pages import Report
@@ -17,8 +17,8 @@ PATH: Final = Path("/dev/termination-log")
 
 def leave(report: Report, path: Path = PATH) -> None:
     """Have them at hand: written whenever they change, as SIGKILL leaves no time. Elsewhere: nothing."""
-    if report.uploaded is None or not path.exists():
-        return
-    words = LastWords(uploaded=report.uploaded)
+    words = LastWords(uploaded=report.uploaded, tracking=report.tracking)
+    if words in {LastWords(), LastWords(tracking=Tracking())} or not path.exists():
+        return  # where nothing is there, what the log says last is worth more
     with contextlib.suppress(OSError):
         path.write_text(words.model_dump_json(by_alias=True, exclude_none=True))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mlenv import page
 from mlenv_api.base import Model
-from mlenv_api.protocol import Degraded, Uploaded
+from mlenv_api.protocol import Degraded, Tracking, Uploaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,7 @@ class Report(Model):
 
     uploaded: Uploaded | None = None
     degraded: Degraded | None = None
+    tracking: Tracking | None = None
 
 
 T = TypeVar("T", Wanted, Brought, Report)

@@ -49,6 +49,8 @@ class Store:
         self._buffer = b""
         self._folder = tempfile.TemporaryDirectory(prefix="courier-", ignore_cleanup_errors=True)
         self.head: Final = naming.collection(config.job, config.uid)
+        self.page = ""
+        """Of this node's run; empty while it is not known to be there."""
 
     def heads(self) -> list[Version]:
         """All committed checkpoints of this job."""
@@ -146,7 +148,10 @@ class Store:
 
     def tail(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """The last row of the run's history, and what its summary says of attempts."""
-        found = self._do("tail", SHORT_SECONDS, path=self._path)
+        return self._end_of(self._do("tail", SHORT_SECONDS, path=self._path))
+
+    def _end_of(self, found: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        self.page = str(found["url"]) or self.page
         return found["row"], found["summary"]
 
     def recorded(self, low: int, high: int) -> list[dict[str, Any]]:
@@ -172,7 +177,7 @@ class Store:
             after=after,
             seconds=CONFIRMED_SECONDS,
         )
-        return found["row"], found["summary"]
+        return self._end_of(found)
 
     def finish(self, code: int | None = 0, *, opened: bool = False, preempted: bool = False) -> None:
         """Have the run shown as finished, with that exit code; a later courier opens it again.

@@ -132,12 +132,13 @@ class Client:
         except (ValueError, wandb.errors.CommError) as error:
             if "Could not find run" not in str(error):
                 raise
-            return {"step": -1, "row": None, "summary": {}, "config": {}}
+            return {"step": -1, "row": None, "summary": {}, "config": {}, "url": ""}
         last = run.lastHistoryStep
         last = -1 if last is None else last
         row = next(iter(run.scan_history(min_step=last, max_step=last + 1, use_cache=False)), None)
         summary = {"mlenv/attempt": run.summary.get("mlenv/attempt")}
-        return {"step": last if row else -1, "row": row, "summary": summary, "config": run.config}
+        found = {"step": last if row else -1, "row": row, "summary": summary, "config": run.config}
+        return {**found, "url": run.url or ""}
 
     def _history(self, path: str, low: int, high: int) -> list[dict[str, Any]]:
         """What a run has recorded from row `low` to row `high`."""

@@ -109,7 +109,8 @@ class Beats(threading.Thread):
         told = pages.read(self._courier, pages.REPORT, pages.Report) if self._courier else None
         if told is None:
             return beat
-        return beat.model_copy(update={"uploaded": told.uploaded, "degraded": told.degraded})
+        said = {"uploaded": told.uploaded, "degraded": told.degraded, "tracking": told.tracking}
+        return beat.model_copy(update=said)
 
     def _replied(self, reply: Reply, *, waits: bool) -> float:
         if reply.status == 200:
