@@ -1,8 +1,9 @@
 """Fault knobs: what goes wrong, where, and how often, switched at run time.
 
 A rule names an operation: a GraphQL operation as the client calls it (`UpsertBucket`), `file_stream`,
-`upload` or `download`, or `*` for any of them. When a request of that operation begins it takes at most one rule; the rule's effect
-follows it through the whole request, into the worker thread that commits, by a context variable.
+`upload` or `download`, or `*` for any of them. When a request of that operation begins it takes at most one
+rule; the rule's effect follows it through the whole request, into the worker thread that commits, by a
+context variable.
 """
 
 from __future__ import annotations
