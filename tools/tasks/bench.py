@@ -15,18 +15,22 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "benchmarks"
 
 
+def found() -> dict[str, Path]:
+    """All of them by name. A file must not hide a module of its name: `wandb_.py` is called `wandb`."""
+    return {path.stem.rstrip("_"): path for path in sorted(FOLDER.glob("[a-z]*.py"))}
+
+
 def run(name: str | None, rest: Sequence[str]) -> int:
     """Runs one benchmark, or lists them."""
-    found = {path.stem: path for path in sorted(FOLDER.glob("[a-z]*.py"))}
+    there = found()
     if name is None:
         say(
-            "\n".join(f"{stem:<20} {_first_line(path)}" for stem, path in found.items())
-            or "No benchmarks yet."
+            "\n".join(f"{one:<20} {_first_line(path)}" for one, path in there.items()) or "No benchmarks yet."
         )
         return 0
-    if name not in found:
-        raise TaskError(f'There is no benchmark "{name}". There are: {", ".join(found) or "none yet"}.')
-    return execute(("python", str(found[name]), *rest)).code
+    if name not in there:
+        raise TaskError(f'There is no benchmark "{name}". There are: {", ".join(there) or "none yet"}.')
+    return execute(("python", str(there[name]), *rest)).code
 
 
 def _first_line(path: Path) -> str:

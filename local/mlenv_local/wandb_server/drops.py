@@ -1,4 +1,4 @@
-"""Cutting connections: the outermost layer counts bytes and, when a fault says so, closes the socket hard."""
+"""Cutting and slowing connections: the outermost layer counts bytes, and does what a fault says of them."""
 
 from __future__ import annotations
 
@@ -50,10 +50,13 @@ class _Request:
         message = await self._receive()
         if self._uploads and message["type"] == "http.request":
             self._count(len(message.get("body", b"")))
+            await self._pause(message)
         return message
 
     async def send(self, message: Message) -> None:
         limit = faults.drop_after()
+        if not self._uploads:
+            await self._pause(message)
         if self._uploads or limit < 0:
             await self._send(message)
         elif message["type"] == "http.response.start":
@@ -74,6 +77,11 @@ class _Request:
             raise Dropped
         await self._send(message)
         self._passed += len(body)
+
+    async def _pause(self, message: Message) -> None:
+        """What is not read from the socket yet fills its buffers: so the other side is slowed, too."""
+        if seconds := faults.pause(len(message.get("body", b""))):
+            await asyncio.sleep(seconds)
 
     def _count(self, size: int) -> None:
         self._passed += size

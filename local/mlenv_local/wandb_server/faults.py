@@ -1,8 +1,9 @@
 """Fault knobs: what goes wrong, where, and how often, switched at run time.
 
-A rule names an operation: a GraphQL operation as the client calls it (`UpsertBucket`), or `file_stream`,
-`upload`, `download`. When a request of that operation begins it takes at most one rule; the rule's effect
-follows it through the whole request, into the worker thread that commits, by a context variable.
+A rule names an operation: a GraphQL operation as the client calls it (`UpsertBucket`), `file_stream`,
+`upload` or `download`, or `*` for any of them. When a request of that operation begins it takes at most one
+rule; the rule's effect follows it through the whole request, into the worker thread that commits, by a
+context variable.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+ANY = "*"
+"""The operation of a rule that means all of them."""
 CRASH_CODE = 70
 """The exit code of a server that was told to crash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that goes wrong; exactly one of status, error, drop_after and crash, or only a delay."""
+    """One thing that goes wrong: exactly one of status, error, drop_after and crash, or it is only slow."""
 
     operation: str
     status: int = 0
@@ -40,6 +43,8 @@ class Rule:
     """Answer with this GraphQL error instead of doing anything."""
     delay: float = 0.0
     """Seconds to wait before anything else."""
+    rate: float = 0.0
+    """Bytes a second: of an upload's request, of any other operation's answer; 0: as fast as it goes."""
     drop_after: int = -1
     """Cut the connection after so many bytes: of an upload's request, of any other operation's answer."""
     crash: bool = False
@@ -52,9 +57,10 @@ class Rule:
     def __post_init__(self) -> None:
         """Refuse what says nothing or two things."""
         effects = [bool(self.status), bool(self.error), self.drop_after >= 0, self.crash]
-        if sum(effects) > 1 or not (any(effects) or self.delay):
+        if sum(effects) > 1 or not (any(effects) or self.delay or self.rate):
             raise Refused(
-                f"A fault of {self.operation} has one of status, error, drop_after, crash, or only a delay."
+                f"A fault of {self.operation} has one of status, error, drop_after, crash, or only a delay or"
+                " a rate."
             )
 
 
@@ -67,7 +73,7 @@ def rule_of(raw: Mapping[str, Any]) -> Rule:
     if unknown := sorted(set(raw) - known):
         raise Refused(f"A fault has no {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
     if not raw.get("operation"):
-        raise Refused("A fault needs an operation, such as UpsertBucket, file_stream, upload or download.")
+        raise Refused("A fault needs an operation, such as UpsertBucket, file_stream, upload, download or *.")
     return Rule(**raw)
 
 
@@ -97,7 +103,7 @@ class Faults:
         """Count a request of that operation and return what happens to it."""
         with self._lock:
             for index, rule in enumerate(self._rules):
-                if rule.operation != operation:
+                if rule.operation not in {operation, ANY}:
                     continue
                 if rule.after > 0:
                     self._rules[index] = replace(rule, after=rule.after - 1)
@@ -137,3 +143,9 @@ def drop_after() -> int:
     """After how many bytes the present request's connection is cut; -1: never."""
     rule = _current.get()
     return -1 if rule is None else rule.drop_after
+
+
+def pause(size: int) -> float:
+    """Seconds that so many bytes of the present request take longer."""
+    rule = _current.get()
+    return size / rule.rate if rule is not None and rule.rate > 0 else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,19 @@ def test_a_delay_is_waited_for(sdk: Any, shared: Server) -> None:
     shared.fault("UpsertBucket", delay=0.3, times=1)
     log(sdk, "delay")
     assert steps(sdk, "delay") == list(range(10))
+
+
+def test_any_operation_may_be_slow_in_its_bytes_too(sdk: Any, shared: Server, tmp_path: Path) -> None:
+    sdk.init(project="faults", id="rate").finish()
+    run = sdk.Api().run("ada/faults/rate")
+    (tmp_path / "big.bin").write_bytes(b"x" * 300_000)
+    shared.fault("*", rate=200_000.0)
+    began = time.monotonic()
+    run.upload_file(str(tmp_path / "big.bin"), root=str(tmp_path))
+    sent = time.monotonic()
+    run.file("big.bin").download(root=str(tmp_path / "got"))
+    assert min(sent - began, time.monotonic() - sent) >= 300_000 / 200_000
+    assert (tmp_path / "got" / "big.bin").read_bytes() == b"x" * 300_000
 
 
 def test_an_answer_cut_off_does_not_double_what_was_stored(sdk: Any, shared: Server) -> None:
