@@ -101,20 +101,33 @@ def line(turn: Turn) -> str:
     )
 
 
+COLUMNS = ("", "ms a step", "against alone", "middle half", "CPU ms a step", "courier", "server", "elsewhere")
+WIDTHS = (16, 10, 15, 20, 15, 9, 8, 11)
+
+
 def table(found: Sequence[Round]) -> str:
     """What training did in each state."""
-    lines = [
-        f"{'':<16}{'ms a step':>10}{'against alone':>15}{'middle half':>20}{'courier':>10}{'server':>10}"
-    ]
     names = [figures.ALONE, figures.HEALTHY, figures.SLOW, *figures.DEAD]
-    for name in [one for one in names if any(one in turns for turns in found)]:
-        step = figures.spread([turns[name].per_step * 1000 for turns in found if name in turns]).median
-        pairs = [turns[figures.ALONE].per_step / turns[name].per_step for turns in found if name in turns]
-        ratio = figures.spread(pairs)
-        cpu = [f"{figures.mean(found, name, what):.2f}" for what in ("courier", "server")]
-        half = f"{ratio.low:.4f} to {ratio.high:.4f}"
-        lines.append(f"{name:<16}{step:>10.3f}{ratio.median:>15.4f}{half:>20}{cpu[0]:>10}{cpu[1]:>10}")
-    return "\n".join(lines)
+    rows = [row(name, [one for one in found if name in one]) for name in names]
+    return "\n".join(laid(cells) for cells in (COLUMNS, *rows) if cells)
+
+
+def row(name: str, found: Sequence[Round]) -> tuple[str, ...]:
+    """One state, over the rounds that have it."""
+    if not found:
+        return ()
+    step = figures.spread([turns[name].per_step * 1000 for turns in found]).median
+    cpu = figures.spread([turns[name].cpu * 1000 for turns in found]).median
+    ratio = figures.spread([turns[figures.ALONE].per_step / turns[name].per_step for turns in found])
+    cores = [f"{figures.mean(found, name, what):.2f}" for what in ("courier", "server", "elsewhere")]
+    half = f"{ratio.low:.4f} to {ratio.high:.4f}"
+    return (name, f"{step:.3f}", f"{ratio.median:.4f}", half, f"{cpu:.3f}", *cores)
+
+
+def laid(cells: Sequence[str]) -> str:
+    """The first to the left, the others to the right."""
+    first, *others = zip(cells, WIDTHS, strict=True)
+    return f"{first[0]:<{first[1]}}" + "".join(f"{cell:>{width}}" for cell, width in others)
 
 
 def listed(seconds: Sequence[float]) -> str:
@@ -149,7 +162,7 @@ def main() -> int:
     print(
         f"{args.mb:g} MB sealed every {args.seconds:g} s ({every} steps), {args.saves} timed in a turn,"
         f" {args.rounds} rounds; one thread trains;\nslow: {args.delay:g} s more for every operation, and"
-        f" {args.rate:g} MB/s; the last two columns are cores\n"
+        f" {args.rate:g} MB/s; the last three columns are cores\n"
     )
     print(table(found))
     print("\nFrom seal to verified, in seconds:")

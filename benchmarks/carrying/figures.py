@@ -28,6 +28,8 @@ class Turn:
 
     per_step: float
     """Seconds."""
+    cpu: float = 0.0
+    """CPU seconds of the thread that trains, a step: what does not depend on who else is running."""
     commits: tuple[float, ...] = ()
     """Seconds from each seal until the courier knew that every byte of it had come back."""
     courier: float = 0.0

@@ -41,6 +41,8 @@ class Told:
     seconds: float
     """Of the timed steps: saving is in it, waiting for the last seal is not."""
     steps: int
+    cpu: float = 0.0
+    """CPU seconds of the thread that trains, for them."""
 
     @property
     def per_step(self) -> float:

@@ -36,19 +36,19 @@ def turn(job: ml.Job, asked: Order) -> orders.Told:
     net, opt = build(asked.size)
     batch = frozen(asked.size)
     policy = ml.Checkpoints(folder=folder / "checkpoints", every_steps=asked.every) if asked.every else None
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.thread_time()
     with ml.Session(job, checkpoint=policy, net=net, opt=opt) as run:
         for _ in run.steps(asked.steps):
             if run.step == asked.warm:
                 (folder / orders.WINDOW).touch()
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), time.thread_time()
             loss = nn.functional.mse_loss(net(batch["x"]).squeeze(1), batch["y"])
             opt.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             opt.step()
             run.commit(loss=loss, rate=opt.param_groups[0]["lr"])
-        seconds = time.perf_counter() - began
-    return orders.Told(seconds, asked.steps - asked.warm)
+        seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
+    return orders.Told(seconds, asked.steps - asked.warm, cpu)
 
 
 def main() -> None:

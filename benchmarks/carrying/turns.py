@@ -81,6 +81,7 @@ class Bench:
         cores, told = processors.cores(), self.trainer.wait(path)
         return Turn(
             told.per_step,
+            told.cpu / told.steps,
             seen.seconds,
             cores.get("courier", 0.0),
             cores["server"],

@@ -23,7 +23,7 @@ from tasks import bench
 
 
 def turns(dead: str, healthy: float = 1.0) -> dict[str, Turn]:
-    return {ALONE: Turn(1.0), HEALTHY: Turn(healthy, (3.0,)), SLOW: Turn(1.25), dead: Turn(2.0)}
+    return {ALONE: Turn(1.0), HEALTHY: Turn(healthy, commits=(3.0,)), SLOW: Turn(1.25), dead: Turn(2.0)}
 
 
 def test_figures_by_hand() -> None:
@@ -41,6 +41,13 @@ def test_figures_by_hand() -> None:
 def test_ratios_are_taken_within_a_round() -> None:
     slower = {name: Turn(one.per_step * 7) for name, one in turns(REFUSED, 1.25).items()}
     assert figures.ratios([turns(REFUSED, 1.25), slower], "healthy") == [pytest.approx(0.8)] * 2
+
+
+def test_the_table_has_each_state_that_was_seen() -> None:
+    found = wandb_.table([turns(REFUSED), turns(REFUSED, 1.25)]).splitlines()
+    assert [one[:16].strip() for one in found] == ["", ALONE, HEALTHY, SLOW, REFUSED]
+    assert found[3].split()[1:] == ["1250.000", "0.8000", "0.8000", "to", "0.8000", "0.000", *["0.00"] * 3]
+    assert len({len(one) for one in found}) == 1
 
 
 def test_each_state_comes_in_each_place_and_dead_is_both() -> None:
