@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -21,8 +22,13 @@ import yaml
 from ledgers import START, filled
 
 from mlenv_api import names
+from mlenv_operator.adapters.caches import build_caches
 from mlenv_operator.adapters.costserver import serve_costs
-from mlenv_operator.cost.facts import HOUR
+from mlenv_operator.adapters.estimates import Estimates
+from mlenv_operator.adapters.metrics import Metrics
+from mlenv_operator.adapters.pricefiles import shipped_rows
+from mlenv_operator.cost.facts import DOLLAR, HOUR
+from mlenv_operator.cost.prices import PriceBook
 from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.transport import connect
 from mlenv_operator.runtime.clock import SystemClock
@@ -122,7 +128,12 @@ async def telling(kubeconfig: Path, dsn: str) -> AsyncIterator[int]:
         kubeconfig=str(kubeconfig), user_agent="test", timeout_s=30, connections=8
     ) as transport:
         client = Client(transport, never_gated)
-        async with serve_costs(settings, client, lambda: None, SystemClock()) as port:
+        clock = SystemClock()
+        unseen = build_caches(
+            client, clock, random.Random(1), Metrics()
+        )  # no informer runs: no node is known
+        estimates = Estimates(unseen, lambda: PriceBook(shipped_rows()))
+        async with serve_costs(settings, client, lambda: None, clock, estimates=estimates) as port:
             yield port
 
 
@@ -295,6 +306,32 @@ def test_a_person_asks_through_the_api_server_with_little_rights(ann: Path, prox
             client.costs.group(where={"namespace": "ns-feed"}, **MONTH)
         with pytest.raises(NotFound, match='The ledger knows no job "none"'):
             client.costs.job("none")
+
+
+def test_an_estimate_comes_the_same_way(ann: Path, proxied: None) -> None:
+    """The question is JSON in an address, which the API server's proxy passes on."""
+    words = [{"name": f"N{number}", "value": "50 % + a & b = ü / 1?#"} for number in range(200)]
+    job: dict[str, Any] = {
+        "metadata": {"name": "ranker"},
+        "spec": {
+            "trainer": {"numNodes": 2, "env": words, "resourcesPerNode": {"limits": {"nvidia.com/gpu": 4}}},
+            "podTemplateOverrides": {
+                "spec": {
+                    "nodeSelector": {
+                        "node.kubernetes.io/instance-type": "p5.48xlarge",
+                        "note": "50 % + a & b = ü / 1?#",
+                    }
+                }
+            },
+        },
+    }
+    with Sdk(ann) as client:
+        found = client.costs.estimate(job, 3600)
+        assert found.rate == found.durations[0].cost == 55_040_000_000 == 55 * DOLLAR + DOLLAR // 25
+        assert "prices know nothing of note" in found.notes[0]
+        job["metadata"]["namespace"] = "ns-feed"
+        with pytest.raises(Forbidden, match="may not see the costs of ns-feed"):
+            client.costs.estimate(job)
 
 
 def test_the_command_asks_as_well(ann: Path, proxied: None) -> None:
