@@ -166,7 +166,7 @@ def test_made_up_gpus_are_scheduled_and_counted(cluster: Cluster) -> None:
     nodes = {cluster.kubectl.get("pod", f"gpu-{i}")["spec"]["nodeName"] for i in range(2)}
     assert nodes == {"node-1", "node-2"}  # three of each node: no node holds two such pods
     cluster.kubectl.apply(gpu_pods[2])
-    assert wait_until(lambda: "Insufficient nvidia.com/gpu" in _unschedulable(cluster, "gpu-2"), seconds=30)
+    assert wait_until(lambda: "Insufficient nvidia.com/gpu" in _unschedulable(cluster, "gpu-2"), seconds=300)
     cluster.kubectl("delete", "pod", "gpu-0", "gpu-1", "gpu-2")
 
 
