@@ -78,7 +78,7 @@ def ended(scene: Scene, reason: Reason, message: str, fault: Fault | None = None
         node=(fault.node or None) if fault else None,
         exit_code=fault.exit_code if fault else None,
         counted=fault.counted if fault else False,
-        last_step=last.step if last else None,
+        last_step=last.step if last else _sealed_step(scene, attempt),
         resumed_from=_resumed_from(attempt),
     )
     return {
@@ -87,6 +87,12 @@ def ended(scene: Scene, reason: Reason, message: str, fault: Fault | None = None
         "checkpoint": stored(heard_of(scene)),
         "restarts": charged(scene),
     }
+
+
+def _sealed_step(scene: Scene, attempt: Attempt) -> int | None:
+    """Of the checkpoint that the attempt sealed: a beat may tell of it before any tells of progress."""
+    sealed = heard_of(scene).sealed
+    return sealed.step if sealed is not None and sealed.attempt == attempt.number else None
 
 
 def charged(scene: Scene) -> Restarts:

@@ -91,8 +91,9 @@ class Beats(threading.Thread):
 
     def _beat(self) -> float:
         state = self._state
-        progress = page.read(self._run_dir, state.attempt) if self._run_dir else None
+        # In this order, lest it speaks of a checkpoint, and not yet of the steps before it.
         told = record.told(self._run_dir, state.attempt) if self._run_dir else None
+        progress = page.read(self._run_dir, state.attempt) if self._run_dir else None
         spent = page.read_spent(self._run_dir, state.attempt) if self._run_dir else None
         now, port = datetime.now(UTC), self._nudge_port
         beat = core.beat(state, now, progress, __version__, port, told=told, spent=spent)

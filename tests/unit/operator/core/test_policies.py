@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from fake_cluster import checkpoint
 from worlds import NOW, ago, evidence, heard, pod, raw_job, raw_status, scene, stamp, world
 
 from mlenv_api.conditions import Reason
@@ -224,6 +225,16 @@ def test_a_fault_records_the_last_step_that_was_reported() -> None:
     assert made.status.attempts[0].last_step == 77
     assert made.status.progress is not None
     assert made.status.progress.step == 77
+
+
+@pytest.mark.parametrize(("number", "last"), [(1, 20), (7, None)])
+def test_a_checkpoint_is_a_report_of_its_steps_too(number: int, last: int | None) -> None:
+    """Of the attempt that sealed it: the page of progress may have been read a moment before."""
+    sealed = checkpoint(20, number)
+    beats = {0: heard(evidence(exit_code=1), sealed=sealed), 1: heard(sealed=sealed)}
+    made = plan(world(pod(0), pod(1), beats=beats))
+    assert made.status is not None
+    assert made.status.attempts[0].last_step == last
 
 
 @pytest.mark.parametrize(("since", "deleted"), [(59, False), (61, True)])
