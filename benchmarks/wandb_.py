@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from carrying import figures
 from carrying.turns import Bench
-from carrying.watching import busy, machine
+from carrying.watching import machine
+from crowd.usage import busy
 from loops.setup import DIM, Size
 
 if TYPE_CHECKING:

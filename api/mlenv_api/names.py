@@ -89,6 +89,8 @@ WANDB_KEY_DIR: Final = "/var/run/secrets/mlenv-wandb"
 OPERATOR_PORT: Final = 8080
 COST_PORT: Final = 8081
 COST_PATH: Final = "/v1/costs"
+MAX_ESTIMATED_JOB: Final = 7_000
+"""Characters of a job whose cost is asked for: it comes in the address, of which a server takes 8 KiB."""
 MASTER_PORT: Final = 29500
 """Port promised to programs of ``launcher: None`` jobs; our launcher binds a free one and reports it."""
 

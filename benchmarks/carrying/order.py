@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ORDER = "order-{}.json"
 TOLD = "told-{}.json"
+LOOK_SECONDS = 0.02
+"""Between two looks at whether a file is there."""
 WINDOW = "window"
 """In a turn's folder: there once the timed steps begin."""
 
@@ -22,7 +24,6 @@ class Order:
     """One turn: a Session in a folder of its own."""
 
     folder: str
-    """Empty: no more turns."""
     size: Size
     tracked: bool
     """Whether there is a courier."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).parent
 PATIENCE: Final = 600.0
-LOOK_SECONDS: Final = 0.02
 TENTH: Final = "10"
 """A nice value: Linux gives each step of it four fifths of the step before."""
 USER: Final = "ada"
@@ -42,7 +41,7 @@ def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any
     while not (found := holds()):
         if time.monotonic() > end:
             raise SystemExit(f"gave up waiting for {what}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(orders.LOOK_SECONDS)
     return found
 
 

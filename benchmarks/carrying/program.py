@@ -24,8 +24,6 @@ from mlenv_api import names
 if TYPE_CHECKING:
     from carrying.order import Order
 
-LOOK_SECONDS = 0.02
-
 
 def turn(job: ml.Job, asked: Order) -> orders.Told:
     """Train so many steps; the time of all but the first ones."""
@@ -52,18 +50,15 @@ def turn(job: ml.Job, asked: Order) -> orders.Told:
 
 
 def main() -> None:
-    """Take turns until an order has no folder."""
+    """Take turns until somebody ends it."""
     home = Path(sys.argv[1])
     job = ml.init(seed=0)
     torch.set_num_threads(1)
     for number in itertools.count():
         path = home / orders.ORDER.format(number)
         while not path.exists():
-            time.sleep(LOOK_SECONDS)
-        asked = orders.order(path)
-        if not asked.folder:
-            return
-        orders.write(home / orders.TOLD.format(number), turn(job, asked))
+            time.sleep(orders.LOOK_SECONDS)
+        orders.write(home / orders.TOLD.format(number), turn(job, orders.order(path)))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from crowd.ports import free_port
 
 from carrying import figures
 from carrying.figures import Stored, Turn
-from carrying.order import WINDOW, Order
-from carrying.parties import LOOK_SECONDS, PROJECT, USER, Courier, Store, Trainer, until
+from carrying.order import LOOK_SECONDS, WINDOW, Order
+from carrying.parties import PROJECT, USER, Courier, Store, Trainer, until
 from carrying.watching import Processors, Sights
 from mlenv import rows
 from mlenv.courier import pages

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from crowd.usage import TICK
+from crowd.usage import TICK, busy
 
 from carrying.parties import family
 from mlenv.ckpt import names
@@ -17,7 +17,6 @@ from mlenv.courier import pages
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LOOK_SECONDS: Final = 0.02
 COUNT_SECONDS: Final = 1.0
 
 
@@ -85,13 +84,6 @@ class Processors:
     def _spent(self, name: str) -> float:
         first = self._first[name]
         return sum(spent - first[which] for which, spent in self._last[name].items())
-
-
-def busy() -> float:
-    """CPU seconds of all processors, whatever they did."""
-    fields = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]
-    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / TICK
 
 
 def _cpu(pid: int) -> tuple[str, float]:

@@ -9,10 +9,9 @@ import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crowd.usage import TICK, WRAPPERS, cpu_s, program
+from crowd.usage import WRAPPERS, busy, cpu_s, program
 from mlenv_local.teardown import processes
 
 if TYPE_CHECKING:
@@ -41,10 +40,7 @@ def look(cluster: Cluster, operator: Collection[int]) -> Look:
         name = _name(pid, operator)
         if name not in WRAPPERS:
             programs[name] += cpu_s(pid)
-    fields = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]
-    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
-    busy = (user + nice + system + irq + softirq + steal) / TICK
-    return Look(time.monotonic(), busy, dict(programs))
+    return Look(time.monotonic(), busy(), dict(programs))
 
 
 def spent(before: Look, after: Look, processors: int) -> dict[str, float]:

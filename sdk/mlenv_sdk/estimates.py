@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from mlenv_api.names import API_VERSION, TRAINING_JOB
+from mlenv_api.names import API_VERSION, MAX_ESTIMATED_JOB, TRAINING_JOB
 from mlenv_sdk.errors import InvalidManifest
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 _SPEC: Final = ("environmentRef", "launcher", "tracking", "activeDeadlineSeconds", "cost")
 _TRAINER: Final = ("numNodes", "resourcesPerNode")
 _POD: Final = ("nodeSelector", "affinity")
-MOST: Final = 7_000
-"""Characters of the question, which travels in an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +99,9 @@ def asked(job: TrainingJob | Mapping[str, Any], seconds: int | None) -> tuple[st
         "podTemplateOverrides": {"spec": _only(pod, _POD)},
     }
     text = json.dumps(told, separators=(",", ":"), default=str)
-    if len(text) > MOST:
+    if len(text) > MAX_ESTIMATED_JOB:
         raise InvalidManifest(
-            f"Resources, selectors and tracking of the job have more than {MOST:,} characters."
+            f"Resources, selectors and tracking of the job have more than {MAX_ESTIMATED_JOB:,} characters."
         )
     more = [] if seconds is None else [("seconds", str(seconds))]
     return str(metadata.get("namespace") or ""), [("job", text), *more]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -13,10 +12,9 @@ from mlenv_api import names
 from mlenv_api.trainingjob import TrainingJobSpec
 from mlenv_operator.adapters.pricefiles import shipped_hardware
 from mlenv_operator.core.quantity import quantity
-from mlenv_operator.core.world import EPOCH
 from mlenv_operator.cost.estimate import estimate, lasts
 from mlenv_operator.cost.facts import SECOND
-from mlenv_operator.cost.money import parse_dollars
+from mlenv_operator.cost.money import format_time, parse_dollars
 from mlenv_operator.cost.wishes import wish_of
 from mlenv_operator.ledger.errors import LedgerError
 
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.facts import Micros, Node
     from mlenv_operator.cost.prices import PriceBook
 
-MAX_JOB: Final = 7_000
-"""Bytes of the job: it comes in the address, of which a server takes 8 KiB."""
 MAX_SECONDS: Final = 315_360_000
 _KNOWN: Final = ("job", "seconds", "format")
 
@@ -107,8 +103,9 @@ def _seconds(text: str | None) -> int | None:
 
 
 def _spec(text: str) -> TrainingJobSpec:
-    if len(text) > MAX_JOB:
-        raise EstimateError(f"job: at most {MAX_JOB:,} characters; only what decides on machines is needed.")
+    if len(text) > names.MAX_ESTIMATED_JOB:
+        most = f"at most {names.MAX_ESTIMATED_JOB:,} characters"
+        raise EstimateError(f"job: {most}; only what decides on machines is needed.")
     try:
         told = orjson.loads(text)
         trainer = {"image": "any", **told.get("trainer", {})}  # which image it is costs nothing
@@ -132,7 +129,7 @@ def document(namespace: str, asked: Asked, wish: Wish, found: Estimate, now: Mic
         "kind": "Estimate",
         "version": "v1",
         "namespace": namespace,
-        "asOf": (EPOCH + timedelta(microseconds=now)).isoformat().replace("+00:00", "Z"),
+        "asOf": format_time(now),
         "currency": "USD",
         "asks": {
             "pods": wish.pods,

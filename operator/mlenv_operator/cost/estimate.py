@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api.pricebook import CapacityType
@@ -18,7 +17,7 @@ from mlenv_operator.cost.prices import ON_PREM
 from mlenv_operator.cost.shares import GPU_DOMINANT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mlenv_operator.cost.facts import Micros, Nanos
     from mlenv_operator.cost.hardware import Hardware
@@ -43,7 +42,7 @@ class Wish:
     """What else it selects nodes by, of which prices know nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Option:
     """Machines of one kind that the job fits."""
 
@@ -54,7 +53,7 @@ class Option:
     """Of one machine, held by one pod."""
     price: PriceRow | None
 
-    @cached_property
+    @property
     def spot(self) -> bool:
         """Whether it may be taken away at any time."""
         return self.machine.capacity_type == CapacityType.SPOT
@@ -234,16 +233,15 @@ def _nothing(wish: Wish, cluster: tuple[Node, ...], book: PriceBook) -> str:
     )
 
 
-def _why(wish: Wish, pool: Iterable[Option], assumed: Option) -> str:
-    some = tuple(pool)
+def _why(wish: Wish, pool: Sequence[Option], assumed: Option) -> str:
     where = "in the cluster" if assumed.in_cluster else "in the price book; of the cluster's nodes none fits"
     if assumed.rate is None:
         return f"unknown: it fits machines {where} that have no price; a PriceBook with their price tells"
-    if len(some) == 1:
+    if len(pool) == 1:
         return f"the only kind that it fits {where}"
-    aside = ", spot left aside" if not assumed.spot and any(one.spot for one in some) else ""
+    aside = ", spot left aside" if not assumed.spot and any(one.spot for one in pool) else ""
     named = " of those that it names" if "instance_type" in wish.wanted else ""
-    return f"the cheapest of {len(some)} kinds{named} that it fits {where}{aside}"
+    return f"the cheapest of {len(pool)} kinds{named} that it fits {where}{aside}"
 
 
 def _notes(wish: Wish, pool: Iterable[Option], assumed: Option) -> Iterator[str]:
