@@ -142,7 +142,7 @@ class Uploaded(Checkpoint):
 
 
 class Degraded(Model):
-    """Checkpoints do not get into the store, or not in time."""
+    """Checkpoints, or history, do not get into the store, or not in time, or not as they should."""
 
     reason: Annotated[str, Field(pattern="^[A-Z][A-Za-z]{0,63}$")]
     message: Text
@@ -153,6 +153,8 @@ class Tracking(Model):
 
     url: Annotated[str, Field(max_length=1024, pattern="^(https?://[!-~]+)?$")] = ""
     """Its page; empty while it is not there."""
+    trouble: Degraded | None = None
+    """What keeps history out of it, or speaks against what is in it; None: nothing."""
 
 
 class LastWords(Model):
@@ -238,6 +240,8 @@ class Answer(Model):
     next_beat_seconds: float = Field(default=5.0, gt=0, le=300)
     stored_evidence: int = Field(default=0, ge=0)
     """Evidence up to this sequence is stored, and need not be repeated."""
+    image: Text = ""
+    """What the pod's image was resolved to, as its node says (index 0 only); empty: nobody knows yet."""
     ordered: Name = ""
     """With the order `checkpoint`: which one this is. Another text is another order."""
     message: Text = ""

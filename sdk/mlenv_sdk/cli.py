@@ -79,10 +79,13 @@ def submit(
     context: typer.Context,
     file: Annotated[str, typer.Argument(help="Manifest of the job, or - for standard input.")],
     watch_it: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
+    git: Annotated[
+        bool, typer.Option("--git/--no-git", help="Say in annotations which commit this folder is of.")
+    ] = True,
 ) -> None:
     """Submit a job: the server checks every field, and says what is wrong."""
     with _client(context) as client:
-        job = client.submit(load(file))
+        job = client.submit(load(file), git=git)
         name, namespace = job.metadata.name, job.metadata.namespace or client.namespace
         typer.echo(f'The job "{name}" is submitted to {namespace}.')
         if not watch_it:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from mlenv_api.names import ANNOTATION_CHECKPOINT, API_VERSION, LABEL_JOB, TRAINING_JOB, TRAINING_JOBS
-from mlenv_sdk import watching
+from mlenv_sdk import watching, worktree
 from mlenv_sdk.costs import Costs
 from mlenv_sdk.errors import InvalidManifest, JobEnded, NotFound, Refused
 from mlenv_sdk.logs import PodLogs
@@ -59,12 +59,15 @@ class Client:
         """What was spent, by anything; the bill of a job; and why it is what it is."""
         return Costs(self._transport, self.namespace)
 
-    def submit(self, job: TrainingJob | Mapping[str, Any]) -> TrainingJob:
+    def submit(self, job: TrainingJob | Mapping[str, Any], *, git: bool = False) -> TrainingJob:
         """Creates the job, and gives it as the server stored it.
 
         A mapping is sent as it is, so that the server judges every field of it: Rejected lists the causes.
+        With `git` annotations say which commit the current folder is of, as far as git knows, for the job's
+        W&B run. A service that submits for others has no use for that.
         """
         body = job.manifest() if isinstance(job, TrainingJob) else _manifest(job)
+        body = worktree.recorded(body) if git else body
         metadata = body["metadata"]
         answer = self._transport.call(
             "POST",

@@ -111,16 +111,22 @@ def test_a_key_that_is_not_there_and_one_that_has_expired_are_named_and_mended_i
     said = place.until_degraded(job, "StoreKeyMissing")
     assert f'key "api-key" of Secret "late" in namespace {place.ns.name} is not there, or empty' in said
     assert "create it, or correct spec.tracking.wandb" in said
+    said = job.until_says("TrackingDegraded", "True", "StoreKeyMissing", PATIENCE)
+    assert "history is not logged to the job's run" in said
     job.until(lambda one: sealed_step(one) >= SEALED, f"seal of step {SEALED}", PATIENCE)
     place.secret("0" * 40, "late")
     assert "the API key is not accepted" in place.until_degraded(job, "StoreUnauthorized")
     place.secret(place.key, "late")
     place.until_uploaded(job, SEALED)
     place.until_well(job)
+    job.until_says("TrackingDegraded", "False", "HistoryLogged", PATIENCE)
     place.let_go(job)
     status = job.until_phase("Complete", PATIENCE)
     assert status["attempt"]["number"] == 1
     assert [restarts(one) for one in job.pods()] == [0]
+    (pod,) = job.pods()
+    (seen,) = pod["status"]["containerStatuses"]
+    assert place.config(job)["image_id"] == seen["imageID"] != ""
 
 
 def test_what_a_pod_could_not_carry_before_it_ended_a_job_carries_from_the_volume_once(
@@ -137,10 +143,12 @@ def test_what_a_pod_could_not_carry_before_it_ended_a_job_carries_from_the_volum
             words = f"is being carried to the store from volume claim {volume} by Job {name}"
             job.until(lambda one: words in str(one["conditions"]), "drain Job", PATIENCE)
             assert uploaded_of(job.status())["step"] < STEPS
+            assert condition(job.status(), "TrackingDegraded").get("status") == "True", "rows wait, too"
         finally:
             place.server.start()
         assert place.until_uploaded(job, STEPS)["sealed"]["step"] == STEPS
         assert condition(job.status(), "CheckpointDegraded") == {}
+        assert condition(job.status(), "TrackingDegraded") == {}
         found = place.versions(job)
         assert [one["step"] for one in found if one["step"] == STEPS and one["verified"]] == [STEPS]
         assert len({one["digest"] for one in found}) == len(found)

@@ -39,6 +39,8 @@ _VERSIONS: Final = """\
            "digest": one.metadata["digest"], "verified": one.metadata.get("verified")} for one in found])
 """
 
+_CONFIG: Final = 'tell(wandb.Api().run(sys.argv[1]).config["mlenv"])'
+
 
 @dataclass
 class Tracked:
@@ -92,6 +94,13 @@ class Tracked:
             client = Client(self.server, Path(folder), self.key, "ada")
             place = f"ada/{PROJECT}/{job.name}-{job.uid}-ckpt"
             found: list[Raw] = client.run(_VERSIONS, place, WANDB_BASE_URL=self.server.url)
+        return found
+
+    def config(self, job: Job) -> Raw:
+        """What the job's run says of the platform, as the real client reads it."""
+        with tempfile.TemporaryDirectory(prefix="mlenv-client-") as folder:
+            client = Client(self.server, Path(folder), self.key, "ada")
+            found: Raw = client.run(_CONFIG, f"ada/{PROJECT}/{job.uid}", WANDB_BASE_URL=self.server.url)
         return found
 
     def until_uploaded(self, job: Job, step: int) -> Raw:

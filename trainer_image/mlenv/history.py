@@ -46,6 +46,7 @@ class History:
         self._size = MAX_FILE
         self._pending: list[tuple[int, float, dict[str, Metric | None], int, int]] = []
         self._done = False
+        self._stopped = ""
 
     def add(self, step: int, metrics: Mapping[str, Metric], samples: int, epoch: int) -> None:
         """Remember the row of a committed step."""
@@ -78,6 +79,7 @@ class History:
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             page.replace(self._folder, rows.SPENT, json.dumps({"attempt": self._attempt, **seconds}))
+        self._tell()  # a disk that was full may take a page by now
 
     def close(self, code: int | None) -> None:
         """Write the end, where it is known; what is pending and cannot be read any more is left out."""
@@ -106,7 +108,7 @@ class History:
         """Begin the next file, behind those that a process of this attempt wrote before."""
         self._folder.mkdir(parents=True, exist_ok=True)
         there = [(rows.order(one.name), one) for one in self._folder.iterdir()]
-        if sum(one.stat().st_size for _, one in there) > MAX_FOLDER:
+        if sum(_size(one) for _, one in there) > MAX_FOLDER:
             raise OSError(f"more than {MAX_FOLDER >> 20} MiB there wait to be logged")
         numbers = [order[1] for order, _ in there if order is not None and order[0] == self._attempt]
         path = self._folder / rows.name(self._attempt, max(numbers, default=-1) + 1)
@@ -118,6 +120,25 @@ class History:
     def _give_up(self, why: str) -> None:
         self._done, self.due = True, NEVER
         sys.stderr.write(f"mlenv: no history from here on: {self._folder} takes nothing more ({why})\n")
+        self._stopped = f"{self._folder} takes nothing more: {why}"
+        self._tell()
+
+    def _tell(self) -> None:
+        """Leave word for the courier that nothing more comes."""
+        if self._stopped:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                said = {"attempt": self._attempt, "why": self._stopped[:200]}
+                page.replace(self._folder, rows.STOPPED, json.dumps(said))
+                self._stopped = ""
+
+
+def _size(path: Path) -> int:
+    """Of what its courier may delete any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _few(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -46,7 +46,17 @@ def of(job: Job, env: Mapping[str, str], argv: list[str]) -> dict[str, Any]:
         "nodes": job.num_nodes,
         "device": job.device.type,
         "seed": job.seed,
+        "deterministic": _deterministic(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "parameters": parameters if isinstance(parameters, dict) else {},
     }
+
+
+def _deterministic() -> bool:
+    """Whether torch raises where it has no deterministic kernel; a warning alone promises nothing."""
+    asked, warned = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    return asked and not warned

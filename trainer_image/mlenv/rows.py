@@ -22,6 +22,8 @@ ABOUT: Final = "about.json"
 """From rank 0, in the same folder: what program runs here, and how."""
 SPENT: Final = "spent.json"
 """From rank 0: what the attempt's time went to, in seconds."""
+STOPPED: Final = "stopped.json"
+"""From rank 0: that it writes no more history in this attempt, and why."""
 MAX_LINE: Final = 64 << 10
 MAX_METRICS: Final = 256
 MAX_NAME: Final = 200

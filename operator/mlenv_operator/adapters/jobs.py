@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from mlenv_api import names
+from mlenv_api import gitcode, names
 from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.world import JobKey, JobView
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Raw = dict[str, Any]
 PARSED: Final = 1024
 """Parsed jobs that are kept, 18 KB each. All are kept as compressed JSON, most in less than 1 KB."""
-READ: Final = (names.ANNOTATION_CHECKPOINT, names.ANNOTATION_USER)
+READ: Final = (names.ANNOTATION_CHECKPOINT, names.ANNOTATION_USER, *gitcode.ANNOTATIONS)
 """The annotations of jobs that mean something to the operator."""
 MOST_CHARACTERS: Final = 253
 """So much of each is kept."""

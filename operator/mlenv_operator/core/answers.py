@@ -64,6 +64,7 @@ def answer(
         origin=_origin(attempt),
         next_beat_seconds=next_beat_s(attempt, beat, fleet_pods, settings),
         stored_evidence=_stored(attempt, heard),
+        image=pod.image if pod.index == 0 else "",
         ordered=wanted.requested_at if wanted else "",
     )
 
@@ -105,7 +106,7 @@ def _news(beat: Beat) -> tuple[object, ...]:
         beat.sealed,
         beat.judged,
         beat.origin,
-        beat.tracking,
+        beat.tracking and (beat.tracking.url, beat.tracking.trouble and beat.tracking.trouble.reason),
         _last(beat),
     )
 

@@ -38,6 +38,11 @@ def stored(record: CheckpointStatus) -> CheckpointStatus | None:
     return None if record == CheckpointStatus() else record
 
 
+def drained(record: CheckpointStatus) -> bool:
+    """Whether a finished job's last checkpoint was carried by a Job: that names no version of it."""
+    return record.uploaded is not None and not record.uploaded.artifact
+
+
 def heard_of(scene: Scene) -> CheckpointStatus:
     """The record, with the newest checkpoint that launchers of the current attempt tell of."""
     return _judged(scene, _sealed(scene, carried(scene, known(scene.status))))
@@ -108,6 +113,8 @@ def carried(scene: Scene, record: CheckpointStatus) -> CheckpointStatus:
         return record
     if record.uploaded is not None and record.uploaded.digest == told.digest:
         return record
+    if scene.state in TERMINAL and drained(record):
+        return record  # the courier had ended before
     ref = reference(told, when)
     return record.model_copy(
         update={"uploaded": UploadedRef(**ref.model_dump(), artifact=told.artifact, url=told.url)}

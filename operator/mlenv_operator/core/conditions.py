@@ -53,6 +53,8 @@ class Words:
     """Status and reason of LauncherConnected; null leaves the condition out."""
     degraded: tuple[str, Headline] | None = None
     """The same of CheckpointDegraded."""
+    tracking: tuple[str, Headline] | None = None
+    """The same of TrackingDegraded."""
     cost_limit: tuple[str, Headline] | None = None
     """The same of CostExceeded."""
 
@@ -100,6 +102,8 @@ def _rows(status: TrainingJobStatus, words: Words) -> Iterator[_Row]:
     # A finished job has it only while its last checkpoint is not where it should be.
     if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
         yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
+    if words.tracking and (state in ACTIVE or (state in TERMINAL and words.tracking[0] != "False")):
+        yield _Row(ConditionType.TRACKING_DEGRADED, *words.tracking)
     if judged := sanity.condition(status.checkpoint):
         yield _Row(ConditionType.CHECKPOINT_SANE, *judged)
     if words.cost_limit:

@@ -97,7 +97,7 @@ def launcher_connected(scene: Scene) -> tuple[str, Headline] | None:
     return None
 
 
-_REASONS: Final = {reason.value: reason for reason in Reason}
+REASONS: Final = {reason.value: reason for reason in Reason}
 
 
 def checkpoint_degraded(scene: Scene) -> tuple[str, Headline] | None:
@@ -105,7 +105,7 @@ def checkpoint_degraded(scene: Scene) -> tuple[str, Headline] | None:
     heard = [slot.heard.beat for slot in scene.slots if slot.heard is not None]
     for beat in heard:
         if beat.degraded is not None:
-            reason = _REASONS.get(beat.degraded.reason, Reason.UPLOAD_FAILED)
+            reason = REASONS.get(beat.degraded.reason, Reason.UPLOAD_FAILED)
             return "True", Headline(reason, quote(beat.degraded.message))
     return ("False", Headline(Reason.CHECKPOINTS_STORED)) if heard else None
 

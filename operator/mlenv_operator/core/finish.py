@@ -46,6 +46,9 @@ STORE_TROUBLE: Final = frozenset(
         Reason.CHECKPOINT_UNREADABLE,
         Reason.UPLOAD_FAILED,
         Reason.CHECKPOINT_NOT_STORED,
+        Reason.HISTORY_NOT_LOGGED,
+        Reason.HISTORY_STOPPED,
+        Reason.HISTORY_DRIFT,
     }
 )
 WARNINGS: Final = (
@@ -73,6 +76,7 @@ def moved(scene: Scene, move: Move) -> TrainingJobStatus:
         move.restarting,
         _launcher(scene),
         _degraded(scene),
+        tracking.degraded(scene, move.status),
         watched(scene, state),
     )
     return _complete(scene, move.status, words)
@@ -92,6 +96,7 @@ def seen(scene: Scene) -> TrainingJobStatus:
         said(status, ConditionType.RESTARTING) if restarting else None,
         _launcher(scene),
         _degraded(scene),
+        tracking.degraded(scene, status),
         watched(scene, scene.state),
     )
     return _complete(scene, status, words)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlenv_api import names
 from mlenv_api.cel import MUTABLE_WHILE_LIVE
+from mlenv_api.gitcode import Code
 from mlenv_api.podtemplate import EnvironmentSpec
 from mlenv_api.protocol import LastWords
 from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_IMAGE: Final = 512
+"""Characters of an image: an answer has room for them."""
 _DISRUPTIONS: Final = ("DisruptionTarget", "TerminationTarget")
 _UNREACHABLE: Final = frozenset({"node.kubernetes.io/unreachable", "node.kubernetes.io/out-of-service"})
 
@@ -68,6 +71,7 @@ def project_pod(raw: Mapping[str, Any]) -> PodView | None:
         node=intern(spec.get("nodeName") or ""),
         pod_ip=status.get("podIP") or "",
         num_proc=_num_proc(spec),
+        image=intern(str(container.get("imageID") or "")[:MAX_IMAGE]),
         running_since=started_at if "running" in state else None,
         started_at=started_at,
         finished_at=finished_at,
@@ -120,6 +124,7 @@ def parse_job(raw: Mapping[str, Any]) -> JobView:
         status_problem="; ".join(status_problems),
         digest=spec_digest(spec) if spec is not None else "",
         checkpoint_requested=(meta.get("annotations") or {}).get(names.ANNOTATION_CHECKPOINT),
+        code=Code.of(meta.get("annotations") or {}),
         deleting=bool(meta.get("deletionTimestamp")),
         managed=raw_spec.get("managedBy", names.MANAGED_BY) == names.MANAGED_BY,
         attribution=attribution(meta),

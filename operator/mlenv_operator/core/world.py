@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlenv_api.gitcode import NO_CODE
 from mlenv_operator.core.books import NO_BOOKS
 from mlenv_operator.cost.allocation import NOBODY
 from mlenv_operator.cost.observe_nodes import UNSAID, Use
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mlenv_api.conditions import Reason
+    from mlenv_api.gitcode import Code
     from mlenv_api.podtemplate import EnvironmentSpec
     from mlenv_api.protocol import Beat, LastWords
     from mlenv_api.trainingjob import TrainingJobSpec, TrainingJobStatus
@@ -121,6 +123,8 @@ class PodView:
     pod_ip: str = ""
     num_proc: int = 1
     """Ranks that the pod was made for."""
+    image: str = ""
+    """What the trainer's image was resolved to, as its node says: with a digest."""
     running_since: datetime | None = None
     """Since when the trainer container runs; null while it does not."""
     started_at: datetime | None = None
@@ -246,6 +250,8 @@ class JobView:
     """Of the parts of the spec that only a suspended job may change."""
     checkpoint_requested: str | None = None
     """The annotation by which somebody orders a checkpoint, whatever it says."""
+    code: Code = NO_CODE
+    """What annotations say of its code."""
     deleting: bool = False
     managed: bool = True
     """Whether spec.managedBy names us."""

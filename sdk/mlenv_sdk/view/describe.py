@@ -66,6 +66,8 @@ def _pairs(job: TrainingJob, now: datetime) -> Iterator[tuple[str, str | Text]]:
         yield "Environment", f"{spec.environment_ref.kind}/{spec.environment_ref.name}{_generation(job)}"
     if spec.trainer.image:
         yield "Image", spec.trainer.image
+    if code := words.code(job):
+        yield "Code", code
     yield "Nodes", words.nodes(job) if job.finished else f"{words.nodes(job)} ready"
     if status.attempt:
         yield "Attempt", f"{status.attempt.number} ({status.attempt.state})"

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from mlenv_api.conditions import ConditionType
+from mlenv_api.gitcode import Code
 from mlenv_api.trainingjob import Phase
 
 if TYPE_CHECKING:
@@ -99,6 +100,15 @@ def run_page(job: TrainingJob) -> str:
     found = job.status.checkpoint.uploaded if job.status.checkpoint else None
     told = job.status.tracking.url if job.status.tracking else ""
     return told or (found.url if found else "")
+
+
+def code(job: TrainingJob) -> str:
+    """The commit that its annotations name; empty where they name none."""
+    said = Code.of(job.metadata.annotations)
+    where = f" of {said.remote}" if said.remote else ""
+    branch = f", branch {said.branch}" if said.branch else ""
+    changed = ", and changes that were not committed" if said.dirty else ""
+    return f"{said.commit[:12]}{where}{branch}{changed}" if said.commit else ""
 
 
 def nodes(job: TrainingJob) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,9 +17,6 @@ from mlenv.courier.errors import Unusable
 from mlenv.courier.faults import Kind
 from mlenv_api import names
 from mlenv_api.protocol import LastWords, Tracking, Uploaded
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -150,6 +148,26 @@ def test_a_key_that_is_not_there_is_named_by_its_secret(tmp_path: Path) -> None:
     assert found.key({}) == "k" * 40
 
 
+@pytest.mark.parametrize(("text", "found"), [
+    ('{"commit": "77aa", "dirty": false, "more": 1}', {"commit": "77aa", "dirty": False}),
+    ('{"commit": true, "dirty": "no"}', {}),
+    ("[]", {}),
+    ("{", {}),
+    ("", {}),
+])  # fmt: skip
+def test_what_is_said_of_the_code_is_taken_as_far_as_it_makes_sense(text: str, found: Any) -> None:
+    where = json.dumps({"entity": "a", "project": "p"})
+    env = {names.ENV_JOB_UID: "u", names.ENV_COURIER: "/c", names.ENV_WANDB: where, names.ENV_CODE: text}
+    assert config.read(env).code == found
+
+
+def test_the_client_gets_commit_and_remote_under_its_own_names() -> None:
+    code = {"commit": "77aa", "remote": "git.example:ranker", "branch": "wide", "dirty": True}
+    env = quiet.environment({"WANDB_GIT_COMMIT": "of another"}, Path("/f"), "key", "", code)
+    assert (env["WANDB_GIT_COMMIT"], env["WANDB_GIT_REMOTE_URL"]) == ("77aa", "git.example:ranker")
+    assert "WANDB_GIT_COMMIT" not in quiet.environment({"WANDB_GIT_COMMIT": "x"}, Path("/f"), "key", "")
+
+
 def test_last_words_are_there_whenever_a_container_ends(tmp_path: Path) -> None:
     path = tmp_path / "termination-log"
     known = Uploaded(attempt=1, step=5, digest="a" * 64, artifact="a/p/x:v0")
@@ -164,6 +182,8 @@ def test_last_words_are_there_whenever_a_container_ends(tmp_path: Path) -> None:
     assert LastWords.model_validate_json(path.read_text()) == LastWords(tracking=run)
     lastwords.leave(pages.Report(uploaded=known), path)
     assert LastWords.model_validate_json(path.read_text()).uploaded == known
+    lastwords.leave(pages.Report(tracking=Tracking()), path)
+    assert path.read_text() == "", "what was said before is not true any more"
 
 
 def test_names_are_those_that_a_store_takes() -> None:
@@ -174,8 +194,6 @@ def test_names_are_those_that_a_store_takes() -> None:
 
 
 def test_the_client_sees_proxies_and_no_stray_settings(tmp_path: pytest.TempPathFactory) -> None:
-    from pathlib import Path
-
     base = {"WANDB_MODE": "offline", "HTTPS_PROXY": "http://proxy", "SSL_CERT_FILE": "/ca", "PATH": "/bin"}
     env = quiet.environment(base, Path("/f"), "key", "https://w")
     assert "WANDB_MODE" not in env

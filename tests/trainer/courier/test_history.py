@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from trained import log, loss, report, tail, train
 from wandb_server import Client, wait_for
 
 from mlenv import rows
@@ -27,35 +28,6 @@ if TYPE_CHECKING:
 
     from bench import Pod
     from wandb_server import Server
-
-
-def loss(step: int) -> float:
-    return 1.0 / (step + 0.1)
-
-
-def train(pod: Pod, attempt: int, start: int, end: int, code: int | None = None, **more: Any) -> None:
-    """What rank 0 of an attempt leaves behind that went on from `start`; killed, unless it has a code."""
-    off = more.pop("off", 0.0)
-    history = History(pod.own.parent / rows.FOLDER, rows.Head("uid-1", attempt, start, **more))
-    for step in range(start + 1, end + 1):
-        history.add(step, {"loss": loss(step) + off}, step * 2, 0)
-    history.flush()
-    history.close(code)
-
-
-def log(pod: Pod, turns: int = 12) -> None:
-    """Log all there is, as when the pod ends."""
-    pod.courier.scribe.last = True
-    for _ in range(turns):
-        pod.turn()
-        if pod.courier.scribe.done and pod.courier.scribe.fault is None:
-            return
-    raise AssertionError(f"not logged after {turns} turns: {pod.said}")
-
-
-def tail(pod: Pod) -> dict[str, Any]:
-    found: dict[str, Any] = pod.store._do("tail", 180, path=pod.store._path)
-    return found
 
 
 def history(pod: Pod) -> list[dict[str, Any]]:
@@ -155,14 +127,6 @@ class TestPage:
         pod = pods("pod-1", 1)
         pod.turn()
         assert pages.read(pod.own, pages.REPORT, pages.Report) == pages.Report()
-
-
-def report(pod: Pod) -> Tracking:
-    """What the courier tells of the run."""
-    found = pages.read(pod.own, pages.REPORT, pages.Report)
-    assert found is not None
-    assert found.tracking is not None
-    return found.tracking
 
 
 class TestEnds:

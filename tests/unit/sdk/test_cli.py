@@ -76,6 +76,21 @@ def test_submit_reads_a_file_or_standard_input(mlenv: Mlenv, server: Server) -> 
     assert [request.body["spec"] for request in server.requests] == [{"a": 1}] * 2
 
 
+def test_submit_says_which_commit_the_folder_is_of_unless_told_not_to(mlenv: Mlenv, server: Server) -> None:
+    server.script = lambda _: Answer(job(), 201)
+    manifest = yaml.safe_dump({"metadata": {"name": "ranker"}, "spec": {}})
+    who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
+    Path("train.py").touch()
+    for words in (("init", "--quiet"), ("add", "train.py"), (*who, "commit", "--quiet", "-m", "first")):
+        subprocess.run(["git", *words], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert mlenv("submit", "-", text=manifest).returncode == 0
+    assert mlenv("submit", "-", "--no-git", text=manifest).returncode == 0
+    told, silent = (request.body["metadata"] for request in server.requests)
+    assert told["annotations"]["mlenv.io/git-commit"] == head.strip()
+    assert silent == {"name": "ranker"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -168,6 +168,15 @@ def test_the_page_of_the_run_is_told_before_anything_is_stored() -> None:
         assert "store" not in text
 
 
+def test_the_report_names_the_commit_that_annotations_tell_of() -> None:
+    raw = job()
+    assert "Code:" not in rendered(describe.report(typed(raw), (), (), NOW))
+    said = {"commit": "9f2c" * 10, "remote": "git.example:ads/ranker", "branch": "wide", "dirty": "true"}
+    raw["metadata"]["annotations"] = {f"mlenv.io/git-{name}": value for name, value in said.items()}
+    text = rendered(describe.report(typed(raw), (), (), NOW))
+    assert "9f2c9f2c9f2c of git.example:ads/ranker, branch wide, and changes that were not committed" in text
+
+
 def rendered(what: Any) -> str:
     console = Console(width=160, file=io.StringIO(), record=True)
     console.print(what)

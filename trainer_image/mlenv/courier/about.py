@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv import page
-from mlenv.rows import ABOUT, SPENT
+from mlenv.rows import ABOUT, SPENT, STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,14 +31,29 @@ def spent(folder: Path) -> dict[str, Any]:
     return _page(folder / SPENT)
 
 
-def config(mine: Config, said: Mapping[str, Any], attempts: Sequence[Told]) -> dict[str, Any]:
-    """The program's parameters under their own names, and everything of the platform under ``mlenv``."""
+def stopped(folder: Path) -> tuple[int, str]:
+    """The attempt whose rank 0 writes no more history, and why; 0 where none has said so."""
+    said = _page(folder / STOPPED)
+    attempt, why = said.get("attempt"), said.get("why")
+    return (attempt, why) if isinstance(attempt, int) and isinstance(why, str) else (0, "")
+
+
+def config(
+    mine: Config, said: Mapping[str, Any], attempts: Sequence[Told], resolved: str = ""
+) -> dict[str, Any]:
+    """The program's parameters under their own names, and everything of the platform under ``mlenv``.
+
+    `resolved` is what the image was, where that is known.
+    """
     given = said.get("parameters")
     parameters = {key: value for key, value in given.items() if key != KEY} if isinstance(given, dict) else {}
     program = {key: value for key, value in said.items() if key != "parameters"}
     own = {"job": mine.job, "namespace": mine.namespace, "uid": mine.uid, "image": mine.image}
+    code = mine.code or ({"commit": said["commit"]} if said.get("commit") else {})
     newest = attempts[-1].head.attempt if attempts else 0
-    return {**parameters, KEY: {"program": program, **own, "attempt": newest}}
+    known = {"code": code, "image_id": resolved}
+    told = {name: what for name, what in known.items() if what}
+    return {**parameters, KEY: {"program": program, **own, **told, "attempt": newest}}
 
 
 def attempt(stored: Mapping[str, Any]) -> int:

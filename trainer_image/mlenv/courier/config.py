@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.courier.errors import Unusable
 from mlenv_api import names
+from mlenv_api.gitcode import Code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 FOLDER: Final = "checkpoints"
 """Beside the courier's own folder: where ranks seal."""
 MARGIN_SECONDS: Final = 2.0
+CODE: Final = {name: bool if name == "dirty" else str for name in Code._fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Config:
     namespace: str = ""
     image: str = ""
     """That of the trainer, as the job names it: a digest, where that was given."""
+    code: dict[str, Any] = field(default_factory=dict)
+    """What the job's annotations say of its code; nothing where there are none."""
 
     def key(self, env: Mapping[str, str]) -> str:
         """The API key, read anew each time: it may have been mended. Raises Unusable."""
@@ -84,6 +88,7 @@ def read(env: Mapping[str, str]) -> Config:
         grace=max(1.0, _number(env, names.ENV_TERMINATION_GRACE_SECONDS, 30) - MARGIN_SECONDS),
         namespace=env.get(names.ENV_JOB_NAMESPACE, ""),
         image=env.get(names.ENV_IMAGE, ""),
+        code=_code(env.get(names.ENV_CODE, "")),
     )
 
 
@@ -95,6 +100,16 @@ def _wandb(text: str) -> dict[str, str]:
     if not isinstance(found, dict):
         raise Unusable(f"{names.ENV_WANDB} is no JSON object")
     return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _code(text: str) -> dict[str, Any]:
+    """No checkpoint waits for what is wrong there."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    said = found if isinstance(found, dict) else {}
+    return {name: said[name] for name, kind in CODE.items() if isinstance(said.get(name), kind)}
 
 
 def _secret(where: Mapping[str, str], namespace: str) -> str:

@@ -13,6 +13,7 @@ from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
 from mlenv.courier.pages import Brought, Report, Wanted
 from mlenv.courier.scribe import Scribe
+from mlenv.courier.trouble import SERIOUS
 from mlenv_api import names
 from mlenv_api.protocol import Degraded, Tracking, Uploaded
 
@@ -27,8 +28,6 @@ LOOK_SECONDS: Final = 1.0
 """Between two looks at the spool."""
 PARTS_SECONDS: Final = 10.0
 """Between two looks for other nodes' parts."""
-SERIOUS: Final = 3
-"""So many failures in a row are worth a condition; what a person must mend is at once."""
 
 
 class Courier:
@@ -217,6 +216,6 @@ class Courier:
             return None
         page = self._store.page or (self._uploaded.url if self._uploaded else "")
         try:
-            return Tracking(url=page)
+            return Tracking(url=page, trouble=self.scribe.trouble)
         except ValueError:
-            return Tracking()
+            return Tracking(trouble=self.scribe.trouble)

@@ -16,9 +16,12 @@ PATH: Final = Path("/dev/termination-log")
 
 
 def leave(report: Report, path: Path = PATH) -> None:
-    """Have them at hand: written whenever they change, as SIGKILL leaves no time. Elsewhere: nothing."""
+    """Have them at hand: written whenever they change, as SIGKILL leaves no time. Elsewhere: nothing.
+
+    Where there is nothing to say the file is left empty: then what the log says last is worth more.
+    """
     words = LastWords(uploaded=report.uploaded, tracking=report.tracking)
-    if words in {LastWords(), LastWords(tracking=Tracking())} or not path.exists():
-        return  # where nothing is there, what the log says last is worth more
-    with contextlib.suppress(OSError):
-        path.write_text(words.model_dump_json(by_alias=True, exclude_none=True))
+    none = words in {LastWords(), LastWords(tracking=Tracking())}
+    if path.exists():
+        with contextlib.suppress(OSError):
+            path.write_text("" if none else words.model_dump_json(by_alias=True, exclude_none=True))

@@ -22,6 +22,8 @@ BROUGHT: Final = "brought.json"
 """From the courier: what came of that."""
 REPORT: Final = "report.json"
 """From the courier: what the store has, and what is wrong; for the launcher's beats."""
+IMAGE: Final = "image.json"
+"""From the launcher: what the pod's image was resolved to, for the run's config."""
 SOURCES: Final = "sources"
 """Beside the checkpoints: the folder of those that other jobs made."""
 MAX_PAGE: Final = 64 << 10
@@ -67,10 +69,16 @@ class Report(Model):
     tracking: Tracking | None = None
 
 
-T = TypeVar("T", Wanted, Brought, Report)
+class Image(Model):
+    """What the operator knows of the pod's image."""
+
+    resolved: str = Field(default="", max_length=1024)
 
 
-def write(folder: Path, name: str, what: Wanted | Brought | Report) -> None:
+T = TypeVar("T", Wanted, Brought, Report, Image)
+
+
+def write(folder: Path, name: str, what: Wanted | Brought | Report | Image) -> None:
     """Replace a page. Raises OSError when the disk does not take it."""
     page.replace(folder, name, what.model_dump_json(by_alias=True, exclude_none=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +38,16 @@ QUIET: Final = {
 }
 
 
-def environment(base: Mapping[str, str], folder: Path, key: str, url: str) -> dict[str, str]:
+CODE: Final = {"commit": "WANDB_GIT_COMMIT", "remote": "WANDB_GIT_REMOTE_URL"}
+"""What of the job's code the client has names for; it looks for no repository."""
+
+
+def environment(
+    base: Mapping[str, str], folder: Path, key: str, url: str, code: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """What the client sees: proxies and certificates of `base`, none of its other W&B settings."""
     inherited = {name: value for name, value in base.items() if not name.startswith("WANDB_")}
     folders = {name: str(folder / name.lower()) for name in FOLDERS}
     where = {"WANDB_BASE_URL": url} if url else {}
-    return {**inherited, "HOME": str(folder), **QUIET, **folders, **where, "WANDB_API_KEY": key}
+    git = {CODE[one]: said for one, said in (code or {}).items() if one in CODE}
+    return {**inherited, "HOME": str(folder), **QUIET, **folders, **where, **git, "WANDB_API_KEY": key}

@@ -143,12 +143,13 @@ class Store:
         }
 
     @property
-    def _path(self) -> str:
+    def path(self) -> str:
+        """Of this node's run, as entity/project/id."""
         return "/".join(self._run[one] for one in ("entity", "project", "id"))
 
     def tail(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """The last row of the run's history, and what its summary says of attempts."""
-        return self._end_of(self._do("tail", SHORT_SECONDS, path=self._path))
+        return self._end_of(self._do("tail", SHORT_SECONDS, path=self.path))
 
     def _end_of(self, found: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         self.page = str(found["url"]) or self.page
@@ -156,7 +157,7 @@ class Store:
 
     def recorded(self, low: int, high: int) -> list[dict[str, Any]]:
         """The rows from `low` to `high`, as they were recorded."""
-        found: list[dict[str, Any]] = self._do("history", SHORT_SECONDS, path=self._path, low=low, high=high)
+        found: list[dict[str, Any]] = self._do("history", SHORT_SECONDS, path=self.path, low=low, high=high)
         return found
 
     def log(
@@ -258,7 +259,7 @@ class Store:
                 raise StoreFailed(Fault(Kind.NO_KEY, str(error))) from None
             folder = Path(self._folder.name) / "client"
             shutil.rmtree(folder, ignore_errors=True)  # caches and run folders of the one before
-            env = quiet.environment(self._env, folder, key, self._config.url)
+            env = quiet.environment(self._env, folder, key, self._config.url, self._config.code)
             for name in quiet.FOLDERS:
                 os.makedirs(env[name], exist_ok=True)  # noqa: PTH103
             self._child = subprocess.Popen(

@@ -25,6 +25,8 @@ SINCE: Final = "mlenv/rolled_back_by_attempt"
 DRIFT: Final = "mlenv/replay_drift"
 OWN: Final = frozenset({STEP, SAMPLES, EPOCH, BRANCH, SINCE, DRIFT})
 ROLL_BACK: Final = 77
+HALF_A_MILLISECOND: Final = 0.0005
+"""Rows have their time in whole milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +141,49 @@ class Drift:
         )
 
 
-def compare(replayed: Iterable[rows.Row], recorded: Iterable[Mapping[str, Any]], before: Drift) -> Drift:
-    """`before`, with these rows; what the run does not have is not compared."""
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What of a replay counts."""
+
+    within: float = 0.0
+    """Relative differences up to this are none."""
+    losses: bool = False
+    """Whether losses alone are looked at: what a program measures of time differs every time."""
+
+    def takes(self, name: str) -> bool:
+        """Whether a metric of this name counts."""
+        return name not in OWN and (not self.losses or "loss" in name.lower())
+
+
+ALL: Final = Bar()
+
+
+def compare(
+    replayed: Iterable[rows.Row], recorded: Iterable[Mapping[str, Any]], before: Drift, bar: Bar = ALL
+) -> Drift:
+    """`before`, with these rows; what the run does not have is not compared, nor a row with itself."""
     stored = {_count(one.get(STEP)): one for one in recorded}
     found = before
     for row in replayed:
-        if row.step in stored:
-            found = _compared(found, row, stored[row.step])
+        if row.step in stored and not _same(row, stored[row.step]):
+            found = _compared(found, row, stored[row.step], bar)
     return found
 
 
-def _compared(found: Drift, row: rows.Row, stored: Mapping[str, Any]) -> Drift:
-    both = {key: rows.value(stored[key]) for key in row.metrics if key in stored and key not in OWN}
+def _same(row: rows.Row, stored: Mapping[str, Any]) -> bool:
+    """Whether the run has this very row: it was logged before, and is read again."""
+    when = rows.value(stored.get("_timestamp"))
+    return when is not None and abs(when - row.time) < HALF_A_MILLISECOND
+
+
+def _compared(found: Drift, row: rows.Row, stored: Mapping[str, Any], bar: Bar) -> Drift:
+    both = {key: rows.value(stored[key]) for key in row.metrics if key in stored and bar.takes(key)}
     apart = {key: _apart(row.metrics[key], value) for key, value in both.items() if value is not None}
     worst = max(apart.values(), default=0.0)
+    if bar.losses and not apart:
+        return found
     found = replace(found, compared=found.compared + 1)
-    if worst == 0.0:
+    if worst <= bar.within:
         return found
     first = (
         found if found.differ else replace(found, first=row.step, name=max(apart, key=lambda key: apart[key]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv import page, rows
-from mlenv.courier import about, failpoints, faults, runlog
+from mlenv.courier import about, failpoints, faults, pages, runlog, trouble
 from mlenv.courier.book import Book
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mlenv.courier.config import Config
     from mlenv.courier.remote import Store
+    from mlenv_api.protocol import Degraded
 
 EVERY_SECONDS: Final = 15.0
 """Between two batches: what a job asks of the server does not depend on how fast it trains."""
@@ -45,6 +47,8 @@ class Scribe:
         self._book = Book(config.own.parent / rows.FOLDER, config.uid)
         self._place: runlog.Place | None = None
         self._drift = runlog.Drift()
+        self._counting = self._verdict = trouble.Verdict()
+        self._stopped = (0, "")
         self._told: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._failures = 0
         self._not_before = self._hurried_after = 0.0
@@ -75,6 +79,17 @@ class Scribe:
     def _hurried(self) -> bool:
         return self.last and self.fault is None
 
+    @property
+    def trouble(self) -> Degraded | None:
+        """What people should know of the history; None: all is well, as far as is known."""
+        attempts = self._book.attempts
+        newest = attempts[-1].head.attempt if attempts else 0
+        return (
+            trouble.of_store(self.fault, self._failures, ending=self.last, done=self.done)
+            or trouble.of_rank(self._stopped, newest)
+            or trouble.of_replay(self._verdict, runlog.branched_by(attempts, newest), self._store.path)
+        )
+
     def finish(self) -> None:
         """Have the run end as the newest attempt did, as far as that is known."""
         attempts = self._book.attempts
@@ -86,6 +101,7 @@ class Scribe:
 
     def _log(self) -> float:
         self._book.look()
+        self._stopped = about.stopped(self._config.own.parent / rows.FOLDER)
         attempts = self._book.attempts
         if not attempts:
             self.done = True
@@ -106,7 +122,7 @@ class Scribe:
         assert self._place is not None
         batch = runlog.batch(attempts, attempt, found, self._place)
         log = list(batch.log)
-        drifted = self._compare(batch)
+        drifted = self._compare(attempt, batch)
         if log and drifted:
             log[0][2][runlog.DRIFT] = drifted
         if log:
@@ -140,8 +156,9 @@ class Scribe:
     def _about(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(config, summary) as they are now."""
         folder, attempts = self._config.own.parent / rows.FOLDER, self._book.attempts
+        image = pages.read(self._config.own, pages.IMAGE, pages.Image) or pages.Image()
         return (
-            about.config(self._config, about.read(folder), attempts),
+            about.config(self._config, about.read(folder), attempts, image.resolved),
             about.summary(attempts, self._drift, about.spent(folder)),
         )
 
@@ -149,7 +166,7 @@ class Scribe:
         self._place = runlog.place(row)
         self._outdone = about.attempt(summary)
 
-    def _compare(self, batch: runlog.Batch) -> float:
+    def _compare(self, attempt: int, batch: runlog.Batch) -> float:
         """Compare what was replayed; how far apart that is where it is."""
         assert self._place is not None
         if not batch.replayed:
@@ -159,6 +176,11 @@ class Scribe:
         before = self._drift
         recorded = self._store.recorded(max(0, low), max(0, high))
         self._drift = runlog.compare(batch.replayed, recorded, before)
+        exact = about.read(self._config.own.parent / rows.FOLDER).get("deterministic") is True
+        self._counting = trouble.judged(
+            replace(self._counting, exact=exact), attempt, batch.replayed, recorded
+        )
+        self._verdict = self._verdict.with_(self._counting)
         if self._drift.differ and not before.differ:
             self._say(self._drift.sentence)
         return self._drift.worst if self._drift.differ > before.differ else 0.0
@@ -166,6 +188,7 @@ class Scribe:
     def _failed(self, fault: Fault) -> float:
         self._failures += 1
         self._place, self._drift, self.done = None, runlog.Drift(), False
+        self._counting = trouble.Verdict()
         self._book.again()
         if self.fault is None or self.fault.kind is not fault.kind or self._failures % 10 == 0:
             self._say(f"history is not logged ({self._failures} in a row): {fault.sentence}")

@@ -5,6 +5,7 @@ It never stops ranks: without an answer it tries again, for ever.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -56,6 +57,7 @@ class Beats(threading.Thread):
         self._nudge_port = nudge_port
         courier = os.environ.get(names.ENV_COURIER)
         self._courier = Path(courier) if courier else None
+        self._image = ""
         self._state = core.State()
         self._kick = threading.Event()
         self._closed = False
@@ -132,8 +134,16 @@ class Beats(threading.Thread):
         self._route = self._route.answered()
         self._said = ("", 0.0)
         self._tell(Answered(answer))
+        self._pass_on(answer.image)
         waits = waits and answer.origin is None
         return min(answer.next_beat_seconds, PENDING_SECONDS) if waits else answer.next_beat_seconds
+
+    def _pass_on(self, image: str) -> None:
+        """Leave word for the courier of what its image is; where that fails, with the next answer."""
+        if self._courier and image and image != self._image:
+            with contextlib.suppress(OSError):
+                pages.write(self._courier, pages.IMAGE, pages.Image(resolved=image))
+                self._image = image
 
     def _failed(self, why: str, wish: float = 0.0) -> float:
         where = self._route.target

@@ -118,6 +118,8 @@ def _environment(job: JobView, what: Effective, wandb: WandbSpec, index: int) ->
         names.ENV_WANDB: json.dumps(where, separators=(",", ":"), sort_keys=True),
         names.ENV_WANDB_KEY_FILE: f"{names.WANDB_KEY_DIR}/{_KEY}",
     }
+    if said := job.code.config:
+        values[names.ENV_CODE] = json.dumps(said, separators=(",", ":"), sort_keys=True)
     if what.spool:
         values[names.ENV_SPOOL] = f"{names.SPOOL_DIR}/{job.uid}"
     pod = {"name": names.ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}

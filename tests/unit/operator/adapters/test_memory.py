@@ -9,6 +9,7 @@ from typing import Any
 
 from mlenv_api import names
 from mlenv_api.conditions import Reason
+from mlenv_api.gitcode import Code
 from mlenv_api.protocol import Beat, LauncherPhase, Progress, Spent
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.jobs import JobCache
@@ -112,6 +113,20 @@ def test_of_its_annotations_the_one_that_is_ours_is_kept() -> None:
     kept = jobs.get(KEY)
     assert kept is not None
     assert kept.checkpoint_requested == "now"
+
+
+def test_what_they_say_of_its_code_is_kept_without_secrets() -> None:
+    jobs, raw = JobCache(), job(1)
+    raw["metadata"]["annotations"] |= {
+        names.ANNOTATION_GIT_COMMIT: "77aa77aa",
+        names.ANNOTATION_GIT_REMOTE: "https://ada:s3cret@git.example/ranker",
+        names.ANNOTATION_GIT_BRANCH: "b" * 10_000,
+    }
+    jobs.put(raw)
+    kept = jobs.get(KEY)
+    assert kept is not None
+    assert kept.code == Code("77aa77aa", "https://git.example/ranker")
+    assert len(jobs._entries[KEY].body) < 1000
 
 
 async def test_whoever_waits_for_a_job_hears_of_its_change() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,11 @@ def test_a_pod_of_no_slot_is_stopped(index: int, incarnation: int) -> None:
 
 def test_a_pod_that_is_being_deleted_saves_what_it_can() -> None:
     assert told("Running", who=pod(1, deletionTimestamp=stamp(ago(0)))).order is Order.DRAIN
+
+
+def test_the_first_pod_is_told_what_its_image_was_resolved_to() -> None:
+    image = "registry/ranker@sha256:77aa"
+    assert [told("Running", who=replace(pod(one), image=image)).image for one in (0, 1)] == [image, ""]
 
 
 def ordered(**more: Any) -> dict[str, Any]:

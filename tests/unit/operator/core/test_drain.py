@@ -12,7 +12,7 @@ from runs import Run
 
 from mlenv_api import names
 from mlenv_api.conditions import Reason
-from mlenv_api.protocol import Beat, LastWords, Uploaded
+from mlenv_api.protocol import Beat, Degraded, LastWords, Tracking, Uploaded
 from mlenv_api.trainingjob import AttemptState
 from mlenv_operator.core.world import Rejection
 
@@ -94,6 +94,23 @@ def test_a_job_takes_over_once_the_couriers_have_ended() -> None:
     assert jobs(run) == [f"create job {name}"]
     assert run.operator.last is not None
     assert run.operator.last.requeue_at is None, "nothing is left to look at"
+
+
+def test_rows_of_the_history_that_waited_are_logged_with_it_and_it_is_done_once() -> None:
+    run = finished(checkpoint=SPOOL)
+    trouble = Degraded(reason="StoreUnreachable", message="history is not logged to the job's run")
+    words = LastWords(uploaded=uploaded(10), tracking=Tracking(trouble=trouble))
+    end(run, words.model_dump_json(by_alias=True, exclude_none=True))
+    assert run.condition("TrackingDegraded") == ("True", trouble.reason, trouble.message)
+    run.cluster.end_drain("Complete")
+    run.after(60).settle().after(60).settle()
+    assert (stored(run), len(jobs(run))) == (20, 1)
+    assert "TrackingDegraded" not in {one.type for one in run.status.conditions}
+    run.cluster.drains.clear()  # it went with its TTL, and another operator leads
+    run.operator.drain = None
+    run.after(4000).settle().after(60).settle()
+    assert (stored(run), len(jobs(run))) == (20, 1), "what the courier said last is older than that"
+    assert "TrackingDegraded" not in {one.type for one in run.status.conditions}
 
 
 def test_it_holds_nothing_but_the_volume_and_the_key() -> None:

@@ -23,6 +23,16 @@ def test_a_pod_of_ours_is_seen_with_its_slot_and_owner() -> None:
     assert view.running_since == ago(90)
 
 
+def test_what_its_image_was_resolved_to_is_seen_and_bounded() -> None:
+    assert pod().image == ""
+    for said in ("registry/ranker@sha256:" + "7" * 64, "x" * 10_000):
+        raw = raw_pod()
+        raw["status"]["containerStatuses"][0]["imageID"] = said
+        view = project_pod(raw)
+        assert view is not None
+        assert view.image == said[:512]
+
+
 @pytest.mark.parametrize(
     "change",
     [

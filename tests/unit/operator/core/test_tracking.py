@@ -8,7 +8,7 @@ import pytest
 from fake_cluster import FakeLauncher, stamp
 from runs import Run
 
-from mlenv_api.protocol import Beat, LastWords, Tracking
+from mlenv_api.protocol import Beat, Degraded, LastWords, Tracking
 from mlenv_api.trainingjob import AttemptState
 
 WANDB = {
@@ -82,7 +82,54 @@ def test_a_job_that_ended_before_any_beat_told_it_has_it_by_the_courier_s_last_w
     assert page(run) == PAGE
 
 
-def test_a_job_without_a_store_has_none(courier: type[Said]) -> None:
+DRIFT = Degraded(reason="HistoryDrift", message="attempt 2 made steps again with another loss")
+
+
+def kinds(run: Run) -> set[str]:
+    return {one.type for one in run.status.conditions}
+
+
+def test_trouble_is_a_condition_and_one_event_and_is_cleared(courier: type[Said]) -> None:
+    run = Run(tracking=WANDB).running()
+    assert "TrackingDegraded" not in kinds(run), "nobody has told anything yet"
     courier.tracking = Tracking(url=PAGE)
+    run.beat()
+    assert run.condition("TrackingDegraded") == ("False", "HistoryLogged", "")
+    courier.tracking = Tracking(url=PAGE, trouble=DRIFT)
+    run.beat().after(30).beat()
+    assert run.condition("TrackingDegraded") == ("True", "HistoryDrift", DRIFT.message)
+    assert [one.reason for one in run.operator.events].count("HistoryDrift") == 1
+    assert run.condition("CheckpointDegraded")[0] == "False", "checkpoints are another matter"
+    assert run.state is AttemptState.RUNNING
+    courier.tracking = None
+    run.beat().after(30).beat()
+    assert run.condition("TrackingDegraded")[0] == "True", "silence mends nothing"
+    courier.tracking = Tracking(url=PAGE)
+    run.beat()
+    assert run.condition("TrackingDegraded")[:2] == ("False", "HistoryLogged")
+
+
+def test_a_reason_of_a_newer_courier_is_told_as_one_that_is_known(courier: type[Said]) -> None:
+    run = Run(tracking=WANDB).running()
+    courier.tracking = Tracking(trouble=Degraded(reason="SomethingNew", message="of a newer courier"))
+    run.beat()
+    assert run.condition("TrackingDegraded") == ("True", "HistoryNotLogged", "of a newer courier")
+
+
+@pytest.mark.parametrize("last", [DRIFT, None])
+def test_a_finished_job_has_it_where_the_courier_ended_with_trouble(
+    courier: type[Said], last: Degraded | None
+) -> None:
+    run = Run(tracking=WANDB).running()
+    courier.tracking = Tracking(url=PAGE, trouble=DRIFT)
+    run.beat().finish()
+    last_words(run, LastWords(tracking=Tracking(url=PAGE, trouble=last)))
+    assert run.state is AttemptState.COMPLETE
+    assert ("TrackingDegraded" in kinds(run)) == (last is not None)
+
+
+def test_a_job_without_a_store_has_none(courier: type[Said]) -> None:
+    courier.tracking = Tracking(url=PAGE, trouble=DRIFT)
     run = Run().running().beat()
     assert run.status.tracking is None
+    assert "TrackingDegraded" not in kinds(run)
