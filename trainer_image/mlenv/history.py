@@ -75,7 +75,8 @@ class History:
 
     def spend(self, spent: Spent) -> None:
         """Tell what this attempt's time went to, in seconds."""
-        seconds = {name: took / 1e6 for name, took in spent.wire().items() if isinstance(took, int)}
+        told = spent.model_dump(by_alias=False, exclude={"time"})
+        seconds = {name: took / 1e6 for name, took in told.items()}
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             page.replace(self._folder, rows.SPENT, json.dumps({"attempt": self._attempt, **seconds}))

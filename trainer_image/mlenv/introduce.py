@@ -34,13 +34,33 @@ def write(folder: Path, job: Job) -> None:
     page.replace(folder, rows.ABOUT, json.dumps(page.finite(of(job, os.environ, sys.orig_argv))))
 
 
+def _argument(one: str, before: str) -> str:
+    """Without what looks like a secret: behind ``--password`` anything does, as behind ``--password=``."""
+    return "***" if before.startswith("-") and _secret(before, one) else mask(one)[:1000]
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A parameter, without the texts whose names are those of secrets."""
+    if isinstance(value, dict):
+        return {key: _shown(str(key), one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shown(name, one) for one in value]
+    return "***" if isinstance(value, str) and _secret(name, value) else value
+
+
+def _secret(name: str, text: str) -> bool:
+    """Whether a text of this name is hidden; numbers are not: ``--max-tokens 100``."""
+    number = text.replace(".", "").replace("-", "").isdigit()
+    return not number and mask(f"{name}=x") == f"{name}=***"
+
+
 def of(job: Job, env: Mapping[str, str], argv: list[str]) -> dict[str, Any]:
     """The program with its arguments, its parameters, the world, and what it runs on."""
     parameters: Any = {}
     with contextlib.suppress(OSError, ValueError):
         parameters = json.loads(page.content(job.run_dir / CONFIG, MAX_CONFIG))
     return {
-        "argv": [mask(one)[:1000] for one in argv[:MAX_ARGS]],
+        "argv": [_argument(*one) for one in zip(argv, ["", *argv], strict=False)][:MAX_ARGS],
         "commit": next((env[name][:64] for name in COMMIT if env.get(name)), ""),
         "world_size": job.world_size,
         "nodes": job.num_nodes,
@@ -49,7 +69,7 @@ def of(job: Job, env: Mapping[str, str], argv: list[str]) -> dict[str, Any]:
         "deterministic": _deterministic(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "parameters": parameters if isinstance(parameters, dict) else {},
+        "parameters": _shown("", parameters) if isinstance(parameters, dict) else {},
     }
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from mlenv import claim, depot, record, rules, spent
 from mlenv.ckpt import retain, things
 from mlenv.ckpt.errors import CheckpointError, Misconfigured, NoneSane, NothingToResume
+from mlenv.courier import pages
 from mlenv.cursor import Cursor
 from mlenv.data.errors import DataError
 from mlenv.notice import Notice, origin
@@ -137,6 +138,9 @@ class Keeper:
             **self._living,
         )
         self._ck.house.check_owner()
+        if found.courier is not None and self._ck.leads:
+            with contextlib.suppress(OSError):  # then the store keeps none for being the best
+                pages.keep(found.courier, policy.keep.metric if policy.keep.best else None)
         # Launchers hear of the record at different moments; what counts is what rank 0's was told.
         self._rules = self._ck.control.gather(found)[0]
         self._main_folder = self._ck.control.gather(self.folder)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 from mlenv_local.wandb_server.blobs import CHUNK, Content
@@ -32,6 +33,9 @@ class Multipart:
         self._store = store
         self._blobs = blobs
         self._signer = signer
+        self._guard = threading.Lock()
+        self._joining: dict[str, threading.Lock] = {}
+        """Of each upload: a client that waits for the joining of gigabytes in vain asks again meanwhile."""
 
     def begin(self, db: sqlite3.Connection, key: str) -> str:
         """Announce an upload of that slot; returns its id."""
@@ -60,6 +64,12 @@ class Multipart:
 
         Completing what is complete already changes nothing, so that a lost answer can be asked for again.
         """
+        with self._guard:
+            joining = self._joining.setdefault(upload, threading.Lock())
+        with joining:
+            return self._complete(upload, parts)
+
+    def _complete(self, upload: str, parts: Sequence[tuple[int, str]]) -> Content:
         with self._store.read() as db:
             key = self._key(db, upload)
         if not self._folder(upload).exists() and (done := self._done(key)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlenv.ckpt import durable, names, seal
 from mlenv.courier.config import Config
-from mlenv.courier.courier import Courier
+from mlenv.courier.courier import AGAIN_SECONDS, Courier
 from mlenv.courier.remote import Store
 from mlenv.courier.spool import Spool
 from mlenv_api import names as api_names
@@ -142,9 +142,14 @@ class Pod:
         self.courier = Courier(self.config, self.spool, self.store, self.said.append, lambda: self.time)
 
     def turn(self) -> None:
-        """One turn, after all waiting."""
-        self.time += 10_000.0
+        """One turn, after all waiting that failures cost."""
+        self.time += 1_000.0
         self.courier.turn()
+
+    def later(self) -> Pod:
+        """So much later that a courier looks into the store again, though nothing new is sealed."""
+        self.time += AGAIN_SECONDS
+        return self
 
     def carry(self, turns: int = 40) -> Pod:
         """Turn until all is carried."""

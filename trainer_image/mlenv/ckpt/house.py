@@ -125,8 +125,6 @@ class House:
 def kept_of(found: listing.Found, metric: str | None = None) -> retain.Kept:
     """What retention wants to know of a sealed folder, which `metric` scores."""
     assert found.seal is not None
-    value = found.seal.metrics.get(metric.removeprefix("-")) if metric else None
-    score = float(value) if value is not None and math.isfinite(float(value)) else None
     return retain.Kept(
         name=found.name,
         digest=found.digest,
@@ -135,5 +133,5 @@ def kept_of(found: listing.Found, metric: str | None = None) -> retain.Kept:
         size=found.seal.size,
         time=datetime.fromisoformat(found.seal.time),
         good=found.seal.good,
-        score=-score if metric and metric.startswith("-") and score is not None else score,
+        score=retain.score(found.seal.metrics, metric),
     )

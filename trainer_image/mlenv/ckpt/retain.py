@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
 
@@ -51,6 +52,17 @@ class Plan:
     delete: tuple[str, ...]
     over: int
     """Bytes by which the budget is exceeded even so: what is left may not go."""
+
+
+def score(metrics: Mapping[str, float | str], metric: str | None) -> float | None:
+    """What `Policy.best` compares, of a checkpoint with these metrics; None: it has nothing to compare."""
+    try:
+        found = float(metrics[metric.removeprefix("-")]) if metric else math.nan
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not math.isfinite(found):
+        return None
+    return -found if metric and metric.startswith("-") else found
 
 
 def plan(kept: Sequence[Kept], policy: Policy, *, running_from: str | None = None) -> Plan:

@@ -11,9 +11,10 @@ import time
 from typing import Final
 
 from mlenv.courier import config
-from mlenv.courier.courier import Courier
+from mlenv.courier.courier import LOOK_SECONDS, Courier
 from mlenv.courier.errors import Unusable
 from mlenv.courier.remote import Store
+from mlenv.courier.scribe import Scribe
 from mlenv.courier.spool import Spool
 from mlenv_api import names
 from mlenv_api.exitcodes import ExitCode
@@ -39,11 +40,22 @@ def main(argv: list[str] | None = None) -> int:
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
-    if found.idle:
-        say(f"node 0 carries what is on the shared volume; node {found.node} has nothing to do")
-        end.wait()
-        return 0
-    return _run(found, end, asked)
+    return _attend(found, end) if found.idle else _run(found, end, asked)
+
+
+def _attend(found: config.Config, end: threading.Event) -> int:
+    """Keep this node's run open, for the machine's metrics. Pages are node 0's: this one tells nobody."""
+    say(f"node 0 carries what is on the shared volume; node {found.node} has its own metrics only")
+    store = Store(found, os.environ)
+    scribe = Scribe(found, store, say)
+    try:
+        while not end.is_set():
+            scribe.turn()
+            end.wait(LOOK_SECONDS)
+        scribe.finish()
+    finally:
+        store.close()
+    return 0
 
 
 def _run(found: config.Config, end: threading.Event, asked: argparse.Namespace) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the spool."""
+AGAIN_SECONDS: Final = 3600.0
+"""Between two looks at the store where nothing new is sealed: somebody may have deleted what was there."""
 PARTS_SECONDS: Final = 10.0
 """Between two looks for other nodes' parts."""
 
@@ -56,12 +58,15 @@ class Courier:
         """Whether the trainer has ended: then its own runs are sent, too, and waits are short."""
         self._seen: frozenset[plan.Identity] = frozenset()
         self._settled = False
+        self._look_again = 0.0
         self._failures = 0
         self._fault: Fault | None = None
         self._not_before = self._hurried_after = 0.0
         before = pages.read(config.own, pages.BROUGHT, Brought)
         self._answered = before.nonce if before is not None and before.done else ""
         self._unreadable: dict[plan.Identity, Fault] = {}
+        self._stubborn: set[str] = set()
+        """Versions that the store does not let us delete, or have expire."""
         self._told: Report | None = None
         self._uploaded: Uploaded | None = None
         self._verified: frozenset[str] = frozenset()
@@ -129,14 +134,17 @@ class Courier:
     def _carry(self) -> float:
         sealed = self._readable(self._spool.look())
         here = frozenset(one.which for one in sealed)
-        if self._settled and here == self._seen:
+        if self._settled and here == self._seen and (self.ending or self._now() < self._look_again):
             return LOOK_SECONDS
         self._settled = False
         heads, parts = self._stored(sealed)
-        self._know(heads, sealed)
-        actions = plan.decide(self._config.node, sealed, heads, parts)
+        self._know(heads if self._config.node == 0 else [], sealed)
+        best = pages.metric(self._config.own)
+        wanted = plan.decide(self._config.node, sealed, heads, parts, best)
+        actions = [one for one in wanted if plan.clears(one) not in self._stubborn]
         if not actions:
             self._seen, self._settled = here, True
+            self._look_again = self._now() + AGAIN_SECONDS
             self._fault, self._failures = None, 0
             return LOOK_SECONDS
         action = next((one for one in actions if not isinstance(one, plan.Await)), actions[0])
@@ -148,6 +156,10 @@ class Courier:
         try:
             self._say(self._errands.do(action))
         except StoreFailed as error:
+            if (old := plan.clears(action)) and error.fault.kind in faults.FINAL:
+                self._stubborn.add(old)  # linked somewhere, or protected: it costs room, and nothing else
+                self._say(f"{old} stays in the store: {error.fault.sentence}")
+                return
             if error.fault.kind is not faults.Kind.LOCAL or not isinstance(action, plan.Upload):
                 raise
             # One that cannot be read holds up no other; one that is gone is no fault: ranks had newer ones.
@@ -162,9 +174,9 @@ class Courier:
         return [one for one in sealed if one.which not in self._unreadable]
 
     def _stored(self, sealed: list[plan.Sealed]) -> tuple[list[plan.Version], list[plan.Version]]:
-        shared = any(one.nodes for one in sealed)
-        parts = self._store.parts() if shared else []
-        return (self._store.heads() if self._config.node == 0 else []), parts
+        spread = any(one.nodes for one in sealed)
+        parts = self._store.parts() if spread else []
+        return (self._store.heads() if spread or self._config.node == 0 else []), parts
 
     def lacks(self, digest: str) -> str:
         """Why the store is not known to have this checkpoint whole; empty: it has."""

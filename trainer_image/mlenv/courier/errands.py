@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.ckpt import durable, names, seal
-from mlenv.courier import failpoints, naming, plan
+from mlenv.courier import failpoints, naming, pages, plan
 from mlenv.courier.errors import StoreFailed
 from mlenv.courier.faults import Fault, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from mlenv.courier.config import Config
     from mlenv.courier.remote import Store
     from mlenv.courier.spool import Spool
@@ -35,10 +39,10 @@ class Errands:
             case plan.Check(version):
                 return self._check(version)
             case plan.Delete(version):
-                self._store.delete(version)
+                _each(version, self._store.delete)
                 return f"{version.name} (step {version.which.step}) is deleted: newer ones are stored"
             case plan.Expire(version):
-                self._store.expire(version)
+                _each(version, self._store.expire)
                 return f"{version.name} of attempt {version.which.attempt} expires in a week"
             case plan.Await(one, nodes):
                 return f"{one.name} waits for the parts of node(s) {', '.join(map(str, nodes))}"
@@ -52,7 +56,8 @@ class Errands:
         failpoints.hit("upload")
         try:
             self._store.push(
-                metadata(self._config.uid, self._spool.whole(one.name), one, node, size, parts),
+                metadata(self._config.uid, self._spool.whole(one.name), one, node, size, parts)
+                | {"metrics": _some(one.metrics, pages.metric(self._config.own))},
                 files,
                 naming.aliases(one.name, one.which.attempt, None if node == 0 else node),
                 size,
@@ -70,11 +75,32 @@ class Errands:
         files.append((names.SEAL, len(data), durable.digest(data)))
         failpoints.hit("checking")
         aliases = plan.honours(version, self._store.heads()) if version.node == 0 else ()
-        wrong = self._store.check(version, files, self._spool.work / "read-back", aliases)
+        scratch = self._spool.work / "read-back"
+        try:
+            wrong = self._lost(version) or self._store.check(version, files, scratch, aliases)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)  # half a file would take room from ranks
         if wrong:
             self._store.delete(version)
             raise StoreFailed(Fault(Kind.OTHER, f"{version.name} is not what was sent: {wrong[0]}"))
         return f"{name} is stored as {version.name}: read back and verified"
+
+    def _lost(self, version: plan.Version) -> list[str]:
+        """Parts that a head names and that went before it was there: it would be no checkpoint."""
+        there = {one.name for one in self._store.parts() if one.verified} if version.parts else set()
+        gone = [(node, name) for node, name in version.parts if name not in there]
+        return [f"the part of node {node}, {name}, is gone" for node, name in gone]
+
+
+def _each(version: plan.Version, do: Callable[[plan.Version], None]) -> None:
+    """A head first, then its parts: those that a kill leaves over are their own couriers' to see to."""
+    do(version)
+    for node, name in version.parts:
+        try:
+            do(replace(version, name=name, node=node, parts=()))
+        except StoreFailed as error:
+            if error.fault.kind not in (Kind.MISSING, Kind.OTHER):
+                raise
 
 
 def metadata(  # noqa: PLR0917
@@ -98,5 +124,10 @@ def metadata(  # noqa: PLR0917
         "sane": not whole.insane,
         "reasons": list(whole.insane),
         "remarks": list(whole.remarks[:MAX_REMARKS]),
-        "metrics": dict(list(whole.metrics.items())[:MAX_METRICS]),
     }
+
+
+def _some(metrics: Mapping[str, float | str], best: str) -> dict[str, float | str]:
+    """As many as metadata hold; among them the one that says which checkpoint is the best."""
+    ordered = sorted(metrics.items(), key=lambda one: one[0] != best.removeprefix("-"))
+    return dict(ordered[:MAX_METRICS])

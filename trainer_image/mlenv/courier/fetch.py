@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv.ckpt import durable, listing, names, seal, verify
 from mlenv.ckpt.errors import ListingFailed, SealInvalid
-from mlenv.courier import failpoints, plan
+from mlenv.courier import failpoints, faults, plan
 from mlenv.courier.errors import StoreFailed, Unfit
 from mlenv.courier.faults import Fault, Kind
 from mlenv.courier.pages import Brought, Wanted
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mlenv.courier.remote import Store
 
 DAMAGED: Final = "damaged-"
-FINAL: Final = frozenset({Kind.MISSING, Kind.FORBIDDEN, Kind.OTHER})
-"""What asking once more for a version that was named would not change."""
 
 
 def candidates(heads: Iterable[plan.Version], wanted: Wanted) -> list[plan.Version]:
@@ -85,7 +83,7 @@ class Fetcher:
         except Unfit as error:
             return Brought(nonce=wanted.nonce, done=True, words=f"{wanted.source}: {error}"[:2000])
         except StoreFailed as error:
-            if error.fault.kind not in FINAL:
+            if error.fault.kind not in faults.FINAL:
                 raise
             words = f"{wanted.source}: {error.fault.sentence}"
             return Brought(nonce=wanted.nonce, done=True, words=words[:2000])
@@ -117,7 +115,8 @@ class Fetcher:
             wrong = [why for why in verify.verify(staging, plan.needed(whole)).values() if why]
             if wrong:
                 raise Unfit(wrong[0])
-            self._place(staging, whole.folder)
+            if not self._here(version):  # another pod's courier may serve the same volume for a while
+                self._place(staging, whole.folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return whole.folder
@@ -136,7 +135,7 @@ class Fetcher:
         return whole
 
     def _files(self, version: plan.Version, whole: seal.Seal, staging: Path) -> None:
-        homes = {0: version.name, **dict(version.parts)}
+        homes = {0: version.name, **self._parts(version)}
         parts = plan.needed(whole)
         for number, part in enumerate(parts):
             words = f"bringing {whole.folder}, file {number + 1} of {len(parts)} ({part.size} bytes)"
@@ -145,6 +144,14 @@ class Fetcher:
             if node not in homes:
                 raise Unfit(f"nobody knows which version holds the part of node {node}")
             self._read(homes[node], node, part.uri, staging, part.size)
+
+    def _parts(self, version: plan.Version) -> dict[int, str]:
+        """Where the parts of a head are: one that somebody deleted has another version once it is back."""
+        named = dict(version.parts)
+        listed = self._store.parts() if named else []
+        there = {one.name for one in listed}
+        back = {one.node: one.name for one in listed if one.which == version.which and one.verified}
+        return {node: name if name in there else back.get(node, name) for node, name in named.items()}
 
     def _read(self, name: str, node: int, uri: str, into: Path, size: int) -> None:
         """A file that is not there, or not to be had, is a fault of this version, and no other's."""
@@ -156,15 +163,15 @@ class Fetcher:
             raise
 
     def _place(self, staging: Path, name: str) -> None:
-        """Under its name; what lay there was found unusable, and is put aside, not deleted."""
+        """Under its name; what lay there was found unusable, and is put aside until another one is."""
         final = self._folder / name
         try:
             self._folder.mkdir(exist_ok=True)
             durable.sync_tree(staging)
             if final.exists():
-                aside = self._work.parent / f"{DAMAGED}{name}"
-                shutil.rmtree(aside, ignore_errors=True)
-                final.rename(aside)
+                for left in self._work.parent.glob(f"{DAMAGED}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                final.rename(self._work.parent / f"{DAMAGED}{name}")
             failpoints.hit("brought")
             durable.rename(staging, final)
         except OSError as error:

@@ -5,6 +5,7 @@ All of them are input from outside: bounded, strict, and nothing where they make
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import Field
@@ -24,6 +25,8 @@ REPORT: Final = "report.json"
 """From the courier: what the store has, and what is wrong; for the launcher's beats."""
 IMAGE: Final = "image.json"
 """From the launcher: what the pod's image was resolved to, for the run's config."""
+KEEP: Final = "keep.json"
+"""From ranks: which checkpoint is the best."""
 SOURCES: Final = "sources"
 """Beside the checkpoints: the folder of those that other jobs made."""
 MAX_PAGE: Final = 64 << 10
@@ -75,12 +78,43 @@ class Image(Model):
     resolved: str = Field(default="", max_length=1024)
 
 
-T = TypeVar("T", Wanted, Brought, Report, Image)
+class Keep(Model):
+    """What retention in the store is to heed besides its own rules."""
+
+    metric: str = Field(default="", max_length=1000)
+    """As that of `mlenv.ckpt.retain.Policy`; empty: none is the best."""
 
 
-def write(folder: Path, name: str, what: Wanted | Brought | Report | Image) -> None:
+T = TypeVar("T", Wanted, Brought, Report, Image, Keep)
+
+
+def write(folder: Path, name: str, what: Wanted | Brought | Report | Image | Keep) -> None:
     """Replace a page. Raises OSError when the disk does not take it."""
-    page.replace(folder, name, what.model_dump_json(by_alias=True, exclude_none=True))
+    text = what.model_dump_json(by_alias=True, exclude_none=True)
+    try:
+        page.replace(folder, name, text)
+    except OSError:
+        if not _over(folder / name, text.encode()):
+            raise
+
+
+def _over(path: Path, content: bytes) -> bool:
+    """Write over a page where it lies, as a full disk has room for no other; whether that could be done.
+
+    Who reads half of it takes it for none, and looks again.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        written = os.pwrite(fd, content, 0)
+        os.ftruncate(fd, written)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return written == len(content)
 
 
 def leave(folder: Path, wanted: Wanted) -> None:
@@ -95,3 +129,15 @@ def read(folder: Path, name: str, kind: type[T]) -> T | None:
         return kind.model_validate_json(page.content(folder / name, MAX_PAGE))
     except (OSError, ValueError):
         return None
+
+
+def keep(folder: Path, metric: str | None) -> None:
+    """Say by which metric the best checkpoint is told, or that none is. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder, KEEP, Keep(metric=(metric or "")[:1000]))
+
+
+def metric(folder: Path) -> str:
+    """What `keep` said last; nothing where nobody did."""
+    found = read(folder, KEEP, Keep)
+    return found.metric if found else ""

@@ -7,21 +7,21 @@ killed anywhere loses nothing but time. Nothing counts as stored before it is ve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from mlenv.ckpt import retain
 from mlenv.courier import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from mlenv.ckpt.seal import Part, Seal
 
 KEEP: Final = retain.Policy(newest=3, hours=24, best=False)
-"""What stays in the store."""
+"""What stays in the store; and the best, where the program says which that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Sealed:
     good: bool
     nodes: frozenset[int]
     """Other nodes whose files belong to it."""
+    metrics: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Version:
     expires: bool = False
     sane: bool = True
     """Whether no armed check speaks against it."""
+    metrics: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,11 @@ class Await:
 Action = Upload | Check | Delete | Expire | Await
 
 
+def clears(action: Action) -> str:
+    """The version that an action is to rid the store of; empty: none."""
+    return action.version.name if isinstance(action, Delete | Expire) else ""
+
+
 def needed(whole: Seal) -> tuple[Part, ...]:
     """The files that a store must have: one copy of what all ranks have alike is enough there."""
     return tuple(one for one in whole.parts if one.kind != "replica" or one.uri.startswith("replica-0/"))
@@ -131,9 +138,13 @@ def living(found: Iterable[Identity]) -> frozenset[Identity]:
 
 
 def decide(
-    node: int, sealed: Sequence[Sealed], heads: Sequence[Version], parts: Sequence[Version]
+    node: int,
+    sealed: Sequence[Sealed],
+    heads: Sequence[Version],
+    parts: Sequence[Version],
+    metric: str = "",
 ) -> list[Action]:
-    """What to do, the first first. `parts` are those of all nodes."""
+    """What to do, the first first. `heads` and `parts` are those of all nodes; `metric` says what is best."""
     mine = [one for one in (heads if node == 0 else parts) if one.node == node]
     stored = {one.which for one in mine}
     alive = living({one.which for one in sealed} | stored)
@@ -141,12 +152,14 @@ def decide(
     actions: list[Action] = [
         Check(one) for one in _newest(mine) if not one.verified and one.which in alive & here
     ]
-    surplus = _surplus(sealed, mine, alive)
+    surplus = _surplus(sealed, mine, alive, metric)
     for one in sorted(sealed, key=lambda one: one.which.order, reverse=True):
         carries = node == 0 or node in one.nodes
         if carries and one.which in alive - stored and one.which not in surplus:
             actions.append(_upload(node, one, parts))
-    return actions + _thin(mine, surplus, here)
+    # A part goes with its head, by whoever deletes that: a head without its parts is nothing.
+    bound = frozenset(one.which for one in heads if not one.expires) if node else frozenset[Identity]()
+    return actions + _thin([one for one in mine if one.which not in bound], heads, surplus, here)
 
 
 def _newest(listed: Iterable[Version]) -> list[Version]:
@@ -164,27 +177,38 @@ def _upload(node: int, one: Sealed, parts: Sequence[Version]) -> Action:
 
 
 def _surplus(
-    sealed: Sequence[Sealed], mine: Sequence[Version], alive: frozenset[Identity]
+    sealed: Sequence[Sealed], mine: Sequence[Version], alive: frozenset[Identity], metric: str
 ) -> frozenset[Identity]:
     """What retention does not want in the store: of all that is there, or could be."""
     both: list[Sealed | Version] = [*sealed, *mine]
     known = {one.which: one for one in both if one.which in alive}
     kept = [
-        retain.Kept(which.digest, which.digest, which.step, which.attempt, one.size, one.time, good=one.good)
+        retain.Kept(
+            name=which.digest,
+            digest=which.digest,
+            step=which.step,
+            attempt=which.attempt,
+            size=one.size,
+            time=one.time,
+            good=one.good,
+            score=retain.score(one.metrics, metric) if one.good else None,
+        )
         for which, one in known.items()
     ]
-    gone = set(retain.plan(kept, KEEP).delete)
+    gone = set(retain.plan(kept, replace(KEEP, best=bool(metric))).delete)
     return frozenset(which for which in known if which.digest in gone)
 
 
 def _thin(
     mine: Sequence[Version],
+    heads: Sequence[Version],
     surplus: frozenset[Identity],
     here: AbstractSet[Identity],
 ) -> list[Action]:
-    """Only once something newer is verified; the last attempt in the spool is ours, no other is."""
+    """Only once a newer head is verified; the last attempt in the spool is ours, no other is."""
     attempt = max((one.attempt for one in here), default=0)
-    reach = max((one.which.step for one in mine if one.verified and one.which.attempt == attempt), default=-1)
+    sure = [one.which.step for one in heads if one.verified and one.which.attempt == attempt]
+    reach = max(sure, default=-1)
     actions: list[Action] = []
     for one in _newest(mine):
         if one.which in surplus and one.which.step < reach:

@@ -22,8 +22,10 @@ QUIET: Final = {
     "WANDB_DISABLE_GIT": "true",
     "WANDB_DISABLE_CODE": "true",
     "WANDB_X_DISABLE_META": "true",
-    "WANDB_X_DISABLE_MACHINE_INFO": "true",
     "WANDB_X_SAVE_REQUIREMENTS": "false",
+    # What the machine does is to be told, so there is no WANDB_X_DISABLE_MACHINE_INFO; and the machine is
+    # not what the courier may take of it.
+    "WANDB_X_STATS_NO_CGROUP": "true",
     "WANDB_INIT_TIMEOUT": "60",
     # The client tries again a little, for what passes in seconds; all else is our own patience.
     "WANDB_X_GRAPHQL_RETRY_MAX": "3",
@@ -46,8 +48,18 @@ def environment(
     base: Mapping[str, str], folder: Path, key: str, url: str, code: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """What the client sees: proxies and certificates of `base`, none of its other W&B settings."""
-    inherited = {name: value for name, value in base.items() if not name.startswith("WANDB_")}
+    inherited = _authorities({name: value for name, value in base.items() if not name.startswith("WANDB_")})
     folders = {name: str(folder / name.lower()) for name in FOLDERS}
     where = {"WANDB_BASE_URL": url} if url else {}
     git = {CODE[one]: said for one, said in (code or {}).items() if one in CODE}
     return {**inherited, "HOME": str(folder), **QUIET, **folders, **where, **git, "WANDB_API_KEY": key}
+
+
+def _authorities(env: Mapping[str, str]) -> dict[str, str]:
+    """With the same certificates for both halves of the client.
+
+    The one in Go heeds SSL_CERT_FILE, and the one in Python, which downloads, REQUESTS_CA_BUNDLE alone.
+    """
+    go, python = env.get("SSL_CERT_FILE"), env.get("REQUESTS_CA_BUNDLE")
+    named = {"SSL_CERT_FILE": go or python, "REQUESTS_CA_BUNDLE": python or go}
+    return {**env, **{name: value for name, value in named.items() if value}}

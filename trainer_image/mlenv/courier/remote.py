@@ -291,6 +291,7 @@ def version(one: Mapping[str, Any], uid: str) -> Version | None:
             url=_run_page(str(one["url"]), naming.run(uid, int(about["node"]))),
             parts=tuple((int(node), str(name)) for node, name in sorted(about.get("parts", {}).items())),
             expires=about.get("expires") is True,
+            metrics=dict(about.get("metrics", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

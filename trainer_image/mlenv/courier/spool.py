@@ -123,4 +123,5 @@ def sealed(whole: seal.Seal, digest: str) -> plan.Sealed:
         time=datetime.fromisoformat(whole.time),
         good=whole.good,
         nodes=frozenset(carriers),
+        metrics=whole.metrics,
     )

@@ -180,10 +180,11 @@ def complete_multipart(_: None, info: Info, input: Raw) -> Raw:
     prefix = f"artifact/{artifact['id']}/"
     if row is not None and not (row["key"] == input["storagePath"] and row["key"].startswith(prefix)):
         raise Refused("The upload in parts is of another file.")
-    if input["completeMultipartAction"] == "ABORT":
+    if input["completeMultipartAction"] == "Abort":
         context.services.multipart.abort(input["uploadID"])
         return {"digest": None}
-    parts = [(part["partNumber"], part["hexMD5"]) for part in input["completedParts"]]
+    # The client puts the ETag there that it got for the part, quotes and all.
+    parts = [(part["partNumber"], part["hexMD5"].strip('"')) for part in input["completedParts"]]
     content = context.services.multipart.complete(input["uploadID"], parts)
     if manifest.hex_of(content.md5) != input["storagePath"].removeprefix(prefix):
         raise Refused(
