@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mlenv_sdk import plugins
 from mlenv_sdk.client import Client
-from mlenv_sdk.cost_cli import cost
+from mlenv_sdk.cost_cli import cost, foretold
 from mlenv_sdk.errors import JobEnded, MlenvError, Refused, TimedOut
 from mlenv_sdk.manifests import as_json, as_yaml, load
 from mlenv_sdk.version import __version__
@@ -82,12 +82,17 @@ def submit(
     git: Annotated[
         bool, typer.Option("--git/--no-git", help="Say in annotations which commit this folder is of.")
     ] = True,
+    foretell: Annotated[
+        bool, typer.Option("--estimate/--no-estimate", help="Say what it will cost, where that is told.")
+    ] = True,
 ) -> None:
     """Submit a job: the server checks every field, and says what is wrong."""
     with _client(context) as client:
         job = client.submit(load(file), git=git)
         name, namespace = job.metadata.name, job.metadata.namespace or client.namespace
         typer.echo(f'The job "{name}" is submitted to {namespace}.')
+        if foretell and (line := foretold(client, job)):
+            typer.echo(line)
         if not watch_it:
             typer.echo(f"Follow it: mlenv -n {namespace} watch {name}")
             return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from mlenv_sdk.errors import ConfigError, Forbidden, NotFound
+from mlenv_sdk.errors import ConfigError, Forbidden, MlenvError, NotFound
 from mlenv_sdk.manifests import load
 from mlenv_sdk.view import costs as view
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mlenv_sdk.client import Client
+    from mlenv_sdk.resources import TrainingJob
 
+PATIENCE: Final = 5.0
+"""Seconds that whoever submits a job waits, at most, to be told what it will cost."""
 EVERYTHING: Final = 50_000
 WIDE: Final = 240
 """Columns of what no screen shows: `grep` wants whole lines."""
@@ -85,6 +88,15 @@ def cost(  # noqa: PLR0917  (options, which nobody gives by position)
         else:
             made = _of_job(client, words, output, uid)
     _put(made, file)
+
+
+def foretold(client: Client, job: TrainingJob) -> str:
+    """What a job will cost, in one line; empty where nobody tells, or not soon: nothing depends on it."""
+    try:
+        found = client.costs.within(PATIENCE).estimate(job)
+    except MlenvError:
+        return ""
+    return view.in_short(found)
 
 
 def _estimates(words: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -20,6 +21,7 @@ from mlenv_sdk.errors import (
     NotFound,
     NotInstalled,
     Rejected,
+    TimedOut,
     Unauthorized,
     Unavailable,
     Unreadable,
@@ -101,6 +103,8 @@ class Bill:
     """Nanodollars an hour, now."""
     as_of: str
     raw: dict[str, Any]
+    unpriced_micros: int = 0
+    """Time of its pods that has no price: what it cost is unknown, and in no sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +129,15 @@ class Charge:
 class Costs:
     """Questions about costs; get it as `client.costs`."""
 
-    def __init__(self, transport: Transport, namespace: str) -> None:
+    def __init__(self, transport: Transport, namespace: str, seconds: float | None = None) -> None:
         self._transport = transport
         self._namespace = namespace
         self._token = os.environ.get(ENV_TOKEN, "")
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def within(self, seconds: float) -> Costs:
+        """The same, for who would rather not wait: all that is asked is told so soon, or raises an error."""
+        return Costs(self._transport, self._namespace, seconds)
 
     def group(self, by: Sequence[str] = ("namespace",), **said: Any) -> Report:
         """Costs by anything, as `group(["team", "category"], month="2025-11", where={"user": "ann"})`.
@@ -159,7 +168,11 @@ class Costs:
         """
         namespace, query = asked(job, seconds)
         path = f"/estimates/{quote(namespace or self._namespace, safe='')}"
-        return read_estimate(self._json(path, query))
+        told = self._json(path, query)
+        try:
+            return read_estimate(told)
+        except (LookupError, TypeError, ValueError) as error:
+            raise Unreadable("What came is no estimate that this SDK knows: is it too old?") from error
 
     def group_as(self, format_: str, by: Sequence[str] = ("namespace",), **said: Any) -> bytes:
         """The same as a file: `csv` or `parquet`."""
@@ -200,10 +213,17 @@ class Costs:
     def _send(self, path: str, query: Sequence[tuple[str, str]]) -> tuple[int, bytes]:
         self._token = self._token or self._new_token()
         if url := os.environ.get(ENV_URL, ""):
-            return _direct(url.rstrip("/") + path, query, self._token)
+            return _direct(url.rstrip("/") + path, query, self._token, self._left())
         namespace, name = _pair(ENV_SERVICE, SERVICE, "mlenv-system")
         proxy = f"/api/v1/namespaces/{quote(namespace)}/services/{quote(name)}:http/proxy"
-        return self._transport.raw(proxy + path, query, {COST_HEADER: self._token})
+        return self._transport.raw(proxy + path, query, {COST_HEADER: self._token}, self._left())
+
+    def _left(self) -> float | None:
+        """Seconds that the next request may take."""
+        left = None if self._end is None else self._end - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimedOut("Costs were not told in time.")
+        return left
 
     def _new_token(self) -> str:
         namespace, name = _pair(ENV_ACCOUNT, COST_ACCOUNT, self._namespace)
@@ -215,7 +235,7 @@ class Costs:
         }
         path = f"/api/v1/namespaces/{quote(namespace)}/serviceaccounts/{quote(name)}/token"
         try:
-            answer = self._transport.call("POST", path, what=what, body=body)
+            answer = self._transport.call("POST", path, what=what, body=body, seconds=self._left())
         except NotFound as error:
             raise NotFound(
                 f"There is no {what.removeprefix('the ')}, in whose name costs are asked for: the platform "
@@ -237,14 +257,16 @@ def _pair(variable: str, default: str, namespace: str) -> tuple[str, str]:
     return before or namespace, name
 
 
-def _direct(url: str, query: Sequence[tuple[str, str]], token: str) -> tuple[int, bytes]:
+def _direct(
+    url: str, query: Sequence[tuple[str, str]], token: str, seconds: float | None
+) -> tuple[int, bytes]:
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOCAL:
         raise ConfigError(
             f"{ENV_URL} must begin with https://: a token does not travel where all can read it."
         )
     hint = f"{parts.scheme}://{parts.netloc} does not answer: check {ENV_URL}."
-    return fetch(f"{url}?{urlencode(query)}", {"Authorization": f"Bearer {token}"}, hint)
+    return fetch(f"{url}?{urlencode(query)}", {"Authorization": f"Bearer {token}"}, hint, seconds)
 
 
 def _query(
@@ -292,6 +314,7 @@ def _bill(told: dict[str, Any]) -> Bill:
         rate=int(told["rateNanosPerHour"]),
         as_of=told["asOf"],
         raw=told,
+        unpriced_micros=int(told.get("unpricedMicros", 0)),
     )
 
 

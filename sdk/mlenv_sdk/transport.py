@@ -57,9 +57,15 @@ class Transport:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        seconds: float | None = None,
     ) -> dict[str, Any]:
-        """One request and its JSON answer; ``what`` names the object in an error's sentence."""
-        response = self._send(method, path, query, body=body, content_type=content_type)
+        """One request and its JSON answer; ``what`` names the object in an error's sentence.
+
+        ``seconds``: for connecting and reading together, where somebody waits who would rather not.
+        """
+        response = self._send(
+            method, path, query, body=body, content_type=content_type, total_seconds=seconds
+        )
         with self._sentences():
             data: bytes = response.read()
         if response.status >= 400:
@@ -67,10 +73,14 @@ class Transport:
         return _object(data)
 
     def raw(
-        self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+        self,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        seconds: float | None = None,
     ) -> tuple[int, bytes]:
         """One GET, its status and its body, whatever they are."""
-        response = self._send("GET", path, query, headers=headers)
+        response = self._send("GET", path, query, headers=headers, total_seconds=seconds)
         with self._sentences():
             return int(response.status), bytes(response.read())
 
@@ -96,6 +106,7 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         read_seconds: float | None = READ_SECONDS,
+        total_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         url = self.host + path + (f"?{urlencode(query)}" if query else "")
@@ -103,10 +114,11 @@ class Transport:
         headers = {"Accept": "application/json, */*", "User-Agent": self._client.user_agent, **more}
         if body is not None:
             headers["Content-Type"] = content_type
+        timeout = (CONNECT_SECONDS, read_seconds) if total_seconds is None else total_seconds
         with self._sentences():
             self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
             return self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=(CONNECT_SECONDS, read_seconds)
+                method, url, headers=headers, body=body, _request_timeout=timeout
             )
 
     @contextmanager
@@ -126,7 +138,7 @@ class Transport:
             ) from error
 
 
-def fetch(url: str, headers: Mapping[str, str], hint: str) -> tuple[int, bytes]:
+def fetch(url: str, headers: Mapping[str, str], hint: str, seconds: float | None = None) -> tuple[int, bytes]:
     """One GET of another server than the API server; `hint` says what to do when it does not answer.
 
     No redirect is followed: it would carry the headers, and a token in them, anywhere.
@@ -134,8 +146,9 @@ def fetch(url: str, headers: Mapping[str, str], hint: str) -> tuple[int, bytes]:
     from urllib3 import PoolManager, Timeout  # noqa: PLC0415
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
+    timeout = Timeout(total=seconds, connect=CONNECT_SECONDS, read=READ_SECONDS)
     try:
-        with PoolManager(retries=False, timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)) as pool:
+        with PoolManager(retries=False, timeout=timeout) as pool:
             answer = pool.request("GET", url, headers=headers, redirect=False)
             return answer.status, answer.data
     except HTTPError as error:

@@ -96,8 +96,8 @@ class Stage:
         logs = [log.read_text()[-3000:] for log in sorted(self.folder.glob("*.log"))]
         pytest.fail("\n".join([f"never: {what}", *logs]))
 
-    def add_node(self, name: str) -> None:
-        labels = {"node.kubernetes.io/instance-type": TYPE, "topology.kubernetes.io/region": "us-east-1"}
+    def add_node(self, name: str, type_: str = TYPE) -> None:
+        labels = {"node.kubernetes.io/instance-type": type_, "topology.kubernetes.io/region": "us-east-1"}
         node = {
             "apiVersion": "v1",
             "kind": "Node",
@@ -342,4 +342,29 @@ def test_a_job_that_cost_as_much_as_its_limit_waits_for_a_higher_one(stage: Stag
         lambda: kubectl.run("get", "pod", "-n", team, "spender-0-1").returncode == 0, "a pod of attempt 2"
     )
     kubectl.ok("delete", "trainingjob", "-n", team, "spender", "--wait=false")
+    kubectl.ok("delete", "node", node)
+
+
+def test_what_a_job_held_without_a_price_is_unknown_once_it_has_let_go_of_it(stage: Stage) -> None:
+    kubectl, team, node = stage.kubectl, stage.team, f"{stage.team}-0"
+    stage.add_node(node, "of.nobodys.list")
+    stage.start_operator()
+    uid = stage.submit("free")["metadata"]["uid"]
+    stage.end_pod("free", stage.run_pod("free", node), 2)
+    stage.until(lambda: stage.status("free").get("cost", {}).get("final"), "all that it held is counted")
+    cost = stage.status("free")["cost"]
+    assert ("amount" in cost, cost.get("byCategory", {})) == (False, {}), cost
+    assert "has no price" in cost["message"]
+    stage.kill_operator(0)
+    # Its bill says how much that was; with a price it is known.
+    priced = price_book(team)
+    priced["spec"]["prices"][0]["match"]["instanceType"] = "of.nobodys.list"
+    ledger = open_ledger(stage.dsn)
+    now = int(time.time()) * SECOND
+    assert (ledger.job(uid, now).unpriced, ledger.job(uid, now).cost) == (2 * SECOND, 0)
+    ledger.database.close()
+    kubectl.ok("create", "-f", "-", stdin=priced)
+    with settled(stage.dsn, kubectl.json("get", "pricebook", team)) as mended:
+        assert (mended.job(uid, now).unpriced, mended.job(uid, now).cost) == (0, 2 * PER_SECOND)
+    kubectl.ok("delete", "trainingjob", "-n", team, "free", "--wait=false")
     kubectl.ok("delete", "node", node)

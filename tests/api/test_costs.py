@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import io
 import json
 import os
 import random
@@ -34,7 +36,7 @@ from mlenv_operator.kube.transport import connect
 from mlenv_operator.runtime.clock import SystemClock
 from mlenv_operator.settings import Settings
 from mlenv_sdk import Client as Sdk
-from mlenv_sdk import Forbidden, NotFound, Unavailable
+from mlenv_sdk import Forbidden, NotFound, Unavailable, cli, cost_cli
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -85,6 +87,12 @@ def users() -> list[dict[str, Any]]:
             }
         ],
     }
+    submits = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"namespace": "ns-ads", "name": "submits-jobs"},
+        "rules": [{"apiGroups": ["mlenv.io"], "resources": [names.TRAINING_JOBS], "verbs": ["create"]}],
+    }
     return [
         account("ns-ads", names.COST_ACCOUNT),
         account("ns-feed", names.COST_ACCOUNT),
@@ -96,6 +104,8 @@ def users() -> list[dict[str, Any]]:
         bound("mlenv-costs", f"{HOME}/chief", None),
         speaks,
         bound("asks-for-costs", "ns-ads/ann", "ns-ads", "Role"),
+        submits,
+        bound("submits-jobs", "ns-ads/ann", "ns-ads", "Role"),
     ]
 
 
@@ -332,6 +342,44 @@ def test_an_estimate_comes_the_same_way(ann: Path, proxied: None) -> None:
         job["metadata"]["namespace"] = "ns-feed"
         with pytest.raises(Forbidden, match="may not see the costs of ns-feed"):
             client.costs.estimate(job)
+
+
+def test_whoever_submits_a_job_is_told_what_it_will_cost(
+    kubectl: Kubectl,
+    ann: Path,
+    proxied: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpus = {"limits": {"nvidia.com/gpu": "4"}}
+    trainer = {"image": "x:1", "command": ["true"], "numNodes": 2, "resourcesPerNode": gpus}
+    here = {"nodeSelector": {"node.kubernetes.io/instance-type": "p5.48xlarge"}}
+    spec = {"trainer": trainer, "podTemplateOverrides": {"spec": here}, "activeDeadlineSeconds": 7200}
+    job = {"apiVersion": names.API_VERSION, "kind": names.TRAINING_JOB, "spec": spec}
+    monkeypatch.setattr(cost_cli, "PATIENCE", 300.0)  # of a machine that may be busy
+
+    def submit(name: str, *options: str) -> list[str]:
+        text = json.dumps({**job, "metadata": {"name": name}})
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        monkeypatch.setattr("sys.argv", ["mlenv", "--kubeconfig", str(ann), "submit", "-", *options])
+        monkeypatch.setattr(cli, "app", copy.deepcopy(cli.app))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        assert (end.value.code or 0, said.err) == (0, "")
+        kubectl.ok("delete", "trainingjob", name, "-n", "ns-ads")
+        return said.out.splitlines()[1:-1]
+
+    machine = "p5.48xlarge, of which the cluster has none now"
+    assert submit("told") == [
+        f"It will cost about $55.04 an hour on {machine}; at most $110.08 by its deadline, 2 h."
+    ]
+    assert submit("untold", "--no-estimate") == []
+    # Where nobody tells, or she may not ask, the job is submitted all the same.
+    monkeypatch.setenv("MLENV_COST_SERVICE", "default/elsewhere")
+    assert submit("nowhere") == []
+    monkeypatch.setenv("MLENV_COST_ACCOUNT", "ns-feed/mlenv-costs")
+    assert submit("forbidden") == []
 
 
 def test_the_command_asks_as_well(ann: Path, proxied: None) -> None:

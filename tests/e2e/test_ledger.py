@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -112,6 +113,15 @@ def told(ns: Namespace, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+def submitted(ns: Namespace, body: dict[str, Any]) -> list[str]:
+    """What `mlenv submit` says."""
+    argv = [MLENV, "--kubeconfig", ns.cluster.kubeconfig, "-n", ns.name, "submit", "-"]
+    text = json.dumps(body)
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def by_hand(pod: dict[str, Any]) -> int:
     """Nanodollars from the moment that the pod was scheduled to its trainer's end."""
     status = pod["status"]
@@ -121,11 +131,9 @@ def by_hand(pod: dict[str, Any]) -> int:
     return int((end - begin).total_seconds()) * NANOS_A_SECOND
 
 
-def test_the_bill_is_what_one_adds_up_by_hand(ns: Namespace) -> None:
-    job = ns.submit(
-        "counted",
-        trainer={"command": ["sleep", "20"], "resourcesPerNode": {"limits": {"nvidia.com/gpu": 2}}},
-    )
+def test_the_bill_is_what_one_adds_up_by_hand(ns: Namespace, tmp_path: Path) -> None:
+    trainer = {"command": ["sleep", "20"], "resourcesPerNode": {"limits": {"nvidia.com/gpu": 2}}}
+    job = ns.submit("counted", trainer=trainer)
     job.until_phase("Complete")
     (pod,) = job.until_pods(
         lambda pods: not any(one["metadata"].get("finalizers") for one in pods), "release"
@@ -137,3 +145,18 @@ def test_the_bill_is_what_one_adds_up_by_hand(ns: Namespace) -> None:
         ns.all_pods.wait(lambda _: False, 1)
     assert expected - FLOORS <= cost <= expected
     assert expected >= 20 * NANOS_A_SECOND
+    # And an estimate of the same job is at the rate of that bill.
+    manifest = tmp_path / "job.json"
+    spec = {"environmentRef": {"name": "local"}, "trainer": trainer, "activeDeadlineSeconds": 7200}
+    manifest.write_text(json.dumps({"metadata": {"name": "counted"}, "spec": spec}))
+    estimate = told(ns, "estimate", str(manifest), "--for", "1h")
+    assert estimate["durations"][0]["costNanos"] == str(3600 * NANOS_A_SECOND), estimate
+    assert estimate["options"][estimate["assumed"]]["inCluster"]
+    # Whoever submits it is told as well, unless the machine is so busy that no answer comes soon.
+    line = "It will cost about $3.60 an hour on rack; at most $7.20 by its deadline, 2 h."
+    for number in itertools.count():
+        body = {"metadata": {"name": f"again-{number}"}, "spec": {**spec, "suspend": True}}
+        said = submitted(ns, body)
+        if line in said:
+            break
+        assert time.monotonic() < deadline, said

@@ -43,7 +43,7 @@ def spend(ledger: Ledger, first: int, last: int, hour: int) -> None:
             machine = machines[names.machine_of(MACHINES[number * 7 % len(MACHINES)])]
             for kind in KINDS:
                 place = rollups.Place(month_of(hour), hour, machine, whose[who(number)], kind)
-                sums.add(place, (600 * SECOND, 1200 * SECOND, DOLLAR, DOLLAR))
+                sums.add(place, (600 * SECOND, 1200 * SECOND, DOLLAR, DOLLAR), priced=True)
         rollups.write(connection, sums)
 
 

@@ -27,7 +27,7 @@ def spend(run: Run, dollars: int, *, holds: bool = True) -> Run:
     job = Spending(dollars * DOLLAR, 36 * DOLLAR if holds else 0, holds=holds)
     run.after(30)
     at = run.cluster.now - timedelta(seconds=1)
-    run.operator.books = Books(kept=True, as_of=at, gaps=False, job=job)
+    run.operator.books = Books(kept=True, as_of=at, job=job)
     return run.beat()
 
 

@@ -163,14 +163,19 @@ def _of_jobs(jobs: Sequence[LiveJob]) -> Iterator[Metric]:
         return _metric(row, [(labels, number) for labels, number in values if number is not None])
 
     yield _metric(table.INFO, [((*keys[one.uid], *_about(one)), 1.0) for one in shown])
-    yield each(table.JOB_COST, lambda one: None if one.unpriced and not one.cost else one.cost / DOLLAR)
+    yield each(table.JOB_COST, lambda one: None if _lacking(one) and not one.cost else one.cost / DOLLAR)
     yield each(table.JOB_RATE, lambda one: None if one.unpriced else one.rate / DOLLAR)
     yield each(table.JOB_GPUS, lambda one: one.gpus)
     yield each(table.JOB_GPU_SECONDS, lambda one: one.gpu_micros / SECOND)
     yield each(table.JOB_GOODPUT, lambda one: one.productive / one.gpu_micros if one.gpu_micros else None)
     yield each(table.JOB_START, lambda one: one.since / SECOND)
-    yield each(table.JOB_UNPRICED, lambda one: 1.0 if one.unpriced else None)
+    yield each(table.JOB_UNPRICED, lambda one: 1.0 if _lacking(one) else None)
     yield _single(table.JOBS_HIDDEN, len(jobs) - len(shown))
+
+
+def _lacking(one: LiveJob) -> bool:
+    """Whether its cost is not the whole."""
+    return one.unpriced or one.unpriced_micros > 0
 
 
 def _about(one: LiveJob) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ JOB_START: Final = Row(
 JOB_UNPRICED: Final = Row(
     "trainingjob_unpriced",
     "gauge",
-    "1 while the job holds something without a price: its cost is more than is shown, or unknown.",
+    "1 while something that the job holds or held has no price: its cost is more than is shown, or unknown.",
     JOB,
 )
 JOBS_HIDDEN: Final = Row(

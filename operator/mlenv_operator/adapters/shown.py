@@ -34,7 +34,6 @@ class Shown:
         return Books(
             kept=True,
             as_of=_EPOCH + timedelta(microseconds=shown.as_of),
-            gaps=shown.health is None or bool(shown.health.unpriced),
             job=None if job is None else _spending(job),
         )
 
@@ -45,5 +44,6 @@ def _spending(job: LiveJob) -> Spending:
         rate=job.rate,
         by_category=job.by_category,
         unpriced=job.unpriced,
+        lacking=job.unpriced_micros > 0,
         holds=bool(job.gpus or job.instance_type or job.capacity_type),
     )

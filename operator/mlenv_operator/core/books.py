@@ -21,6 +21,8 @@ class Spending:
     by_category: tuple[tuple[str, Nanos], ...] = ()
     unpriced: bool = False
     """Whether something that it held at that moment has no price."""
+    lacking: bool = False
+    """Whether any time that it held until then has no price: then the cost is not the whole."""
     holds: bool = True
     """Whether it held anything at that moment."""
 
@@ -35,8 +37,6 @@ class Books:
     """Of which moment the last publication is; null when there was none since this operator leads."""
     problem: str = ""
     """Why the ledger may show nothing now, as it says itself."""
-    gaps: bool = True
-    """Whether any time of any node has no price, as far as known: without, that of this job has one."""
     job: Spending | None = None
     """Null of a job that held nothing in the last quarter of an hour."""
 

@@ -71,10 +71,8 @@ def _rests(status: TrainingJobStatus) -> bool:
 
 
 def _of(scene: Scene, job: Spending, as_of: datetime, status: TrainingJobStatus) -> CostStatus:
-    stored, final = scene.status.cost, _rests(status) and _final(scene, job, as_of)
-    # What it held before without a price is told of nobody by name: it is remembered until all has one.
-    before = stored is not None and stored.message == _UNPRICED and scene.world.books.gaps
-    unpriced = job.unpriced or before
+    final = _rests(status) and _final(scene, job, as_of)
+    unpriced = job.unpriced or job.lacking
     priced = job.cost > 0
     missing = _NOTHING if final and not priced else ""
     return CostStatus(

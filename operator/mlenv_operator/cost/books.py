@@ -100,7 +100,7 @@ def status_of(
 
 def _acceptance(view: BookView) -> str:
     odd = f"; {len(view.warnings)} look odd, see status.warnings" if view.warnings else ""
-    return f"{len(view.rows)} prices are in use{odd}"
+    return f"{len(view.rows)} prices are in use{odd}. What was charged at another price stays as it is"
 
 
 def _refusal(view: BookView, used: BookView | None) -> str:

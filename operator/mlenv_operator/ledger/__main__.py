@@ -1,4 +1,4 @@
-"""The ledger's own commands: `python -m mlenv_operator.ledger backup | restore | check | export | …`."""
+"""The ledger's own commands: `python -m mlenv_operator.ledger backup | restore | check | reprice | …`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlenv_operator.cost.facts import DOLLAR, SECOND
+from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND
 from mlenv_operator.ledger import backup, exports, parquet, queries
-from mlenv_operator.ledger.calendar import parse_month, show_hour, show_month
+from mlenv_operator.ledger.calendar import hours_of, parse_month, show_hour, show_month
 from mlenv_operator.ledger.database import Database, sqlite_file, url_of
 from mlenv_operator.ledger.errors import LedgerError
 from mlenv_operator.ledger.ledger import Ledger, marks_of
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, call, text in (
         ("close-month", _close_month, "close a month, after which it never changes"),
         ("export", _export, "write a closed month as Parquet"),
+        ("reprice", _reprice, "have closed hours of a month charged anew, at the prices of now"),
     ):
         command(name, call, text).add_argument("month", type=parse_month, help="as 2025-11")
     return parser
@@ -128,6 +129,16 @@ def _close_month(arguments: argparse.Namespace) -> str:
 def _export(arguments: argparse.Namespace) -> str:
     found = parquet.export(_adopted(arguments).database, arguments.month, _folder(arguments))
     return f"{found.path}: {found.rows} rows, {found.bytes} bytes, content {found.digest}"
+
+
+def _reprice(arguments: argparse.Namespace) -> str:
+    """Only told here: the operator that leads knows the prices."""
+    first, end = hours_of(arguments.month)
+    found = _adopted(arguments).look_again(first * HOUR, end * HOUR, "price")
+    return (
+        f"{found} closed node-hours of {show_month(arguments.month)} are looked at again by the operator that"
+        " leads. Where its prices are others than those that were charged, it books the difference."
+    )
 
 
 def _adopted(arguments: argparse.Namespace) -> Ledger:

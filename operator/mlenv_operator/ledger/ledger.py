@@ -59,6 +59,8 @@ class JobCost:
     rate: Nanos
     """An hour, now."""
     as_of: Micros
+    unpriced: Micros = 0
+    """Time held of which nobody knows the price: its cost is in no sum."""
 
 
 class Ledger:
@@ -150,8 +152,9 @@ class Ledger:
             sums = {kind: list(amounts) for kind, amounts in queries.of_job(connection, job_uid).items()}
             nodes = opening.nodes_of(connection, job_uid)
             at = (self.prices, now, nodes, job_uid)
-            open_ = opening.floors(connection, self._so_far, *at) if nodes else {}
-            for kind, amounts in open_.items():
+            open_ = opening.floors(connection, self._so_far, *at) if nodes else opening.Floors({}, 0)
+            unpriced = queries.unpriced_of(connection, job_uid) + open_.unpriced
+            for kind, amounts in open_.by_category.items():
                 old = sums.setdefault(kind, [0, 0, 0, 0])
                 sums[kind] = [a + b for a, b in zip(old, amounts, strict=True)]
             rate = opening.rate(connection, metering.growth, *at) if nodes else 0
@@ -159,7 +162,7 @@ class Ledger:
         cost, list_cost = (
             sum(getattr(one, what) for one in named.values()) for what in ("cost", "list_cost")
         )
-        return JobCost(named, cost, list_cost, rate, now)
+        return JobCost(named, cost, list_cost, rate, now, unpriced)
 
     def publish(self, marks: Marks, now: Micros) -> Exposition:
         """What counters may show now; raises BelowMark where that would be less than was shown."""

@@ -45,9 +45,11 @@ class LiveJob:
     productive: Micros
     """Of `gpu_micros`, those in productive steps."""
     unpriced: bool
-    """Whether something that it holds has no price: then cost and rate are not the whole."""
+    """Whether something that it holds has no price: then the rate is not the whole."""
     by_category: tuple[tuple[str, Nanos], ...] = ()
     """The cost, by what it went to."""
+    unpriced_micros: Micros = 0
+    """Time that its pods held without a price, so far: if any, then the cost is not the whole."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class _Life:
     """Of closed hours, by category."""
     gpu_micros: Micros = 0
     productive: Micros = 0
+    unpriced: Micros = 0
     """Of closed hours, too."""
 
 
@@ -146,18 +149,21 @@ class Lives:
     def _count(self, connection: Connection, jobs: Iterable[int]) -> None:
         """What the closed hours of these jobs cost, as far as they are live."""
         by_number = {life.number: life for life in self._lives.values()}
-        at = schema.job_total.c
+        at, lack = schema.job_total.c, schema.job_unpriced.c
         sums = (func.sum(one) for one in (at.cost, at.gpu_micros))
         query = select(at.job_id, at.kind, *sums).group_by(at.job_id, at.kind)
         for some in names.chunks(number for number in jobs if number in by_number):
             for number in some:
                 life = by_number[number]
-                life.costs, life.gpu_micros, life.productive = {}, 0, 0
+                life.costs, life.gpu_micros, life.productive, life.unpriced = {}, 0, 0, 0
             for number, kind, *amounts in connection.execute(query.where(at.job_id.in_(some))):
                 life, (cost, gpus) = by_number[number], map(int, amounts)
                 life.costs[WORDS[kind].value] = cost
                 life.gpu_micros += gpus
                 life.productive += gpus if WORDS[kind] is Category.PRODUCTIVE else 0
+            held = select(lack.job_id, lack.held).where(lack.job_id.in_(some))
+            for number, micros in connection.execute(held):
+                by_number[number].unpriced = int(micros)
 
     def _owners(self, connection: Connection, open_: Mapping[str, OpenJob]) -> dict[str, Attribution]:
         """To whom jobs belong: as their last row says, and of those without an open one as was told last."""
@@ -186,6 +192,7 @@ def _job(uid: str, life: _Life, who: Attribution, open_: OpenJob | None) -> Live
         productive=life.productive + (open_.productive if open_ else 0),
         unpriced=open_.unpriced if open_ else False,
         by_category=tuple(sorted((kind, paid) for kind, paid in costs.items() if paid)),
+        unpriced_micros=life.unpriced + (open_.unpriced_micros if open_ else 0),
     )
 
 

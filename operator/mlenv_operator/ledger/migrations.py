@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import insert, inspect, select, text
+from sqlalchemy import func, insert, inspect, select, text
 
 from mlenv_operator.ledger import schema
 from mlenv_operator.ledger.errors import WrongSchema
+from mlenv_operator.ledger.schema import AMOUNTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +31,24 @@ def _meters(connection: Connection) -> None:
     schema.meter.create(connection, checkfirst=True)
 
 
+def _unpriced(connection: Connection) -> None:
+    """From the charges, once; a new ledger has none."""
+    schema.job_unpriced.create(connection, checkfirst=True)
+    charge, owner = schema.charge.c, schema.attribution.c
+    query = (
+        select(owner.job_id, *(func.sum(charge[name]) for name in AMOUNTS))
+        .select_from(schema.charge)
+        .join(schema.attribution, owner.id == charge.attribution_id)
+        .where(charge.price_id == 0, owner.job_id > 0)
+        .group_by(owner.job_id)
+    )
+    connection.execute(insert(schema.job_unpriced).from_select(["job_id", *AMOUNTS], query))
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[Connection], None]], ...]] = (
     ("first", _first),
     ("meters", _meters),
+    ("unpriced", _unpriced),
 )
 """Never change one that was released: add another."""
 

@@ -62,12 +62,17 @@ class OpenJob:
     """Of rows that have come to rest, the cost by category."""
     fixed_gpus: list[int] = field(default_factory=lambda: [0, 0])
     """Of the same, gpu_micros and those in productive steps."""
+    fixed_unpriced: Micros = 0
+    """Of the same, time held without a price."""
     costs: dict[str, Nanos] = field(default_factory=dict)
     """By category."""
     gpu_micros: int = 0
     productive: int = 0
     rate: Nanos = 0
     unpriced: bool = False
+    """Whether something that it holds from now on has no price."""
+    unpriced_micros: Micros = 0
+    """Time held without a price."""
     machines: set[tuple[str, str]] = field(default_factory=set)
     users: int = 0
 
@@ -75,7 +80,7 @@ class OpenJob:
         """Before the rows that grow are added."""
         self.costs = dict(self.fixed)
         self.gpu_micros, self.productive = self.fixed_gpus
-        self.rate, self.unpriced = 0, False
+        self.rate, self.unpriced, self.unpriced_micros = 0, False, self.fixed_unpriced
         self.machines.clear()
 
 
@@ -93,8 +98,8 @@ class _Pace(NamedTuple):
     machine: tuple[str, str]
 
 
-_Rest: TypeAlias = "tuple[Counted, OpenJob | None, str, tuple[int, int, int, int]]"
-"""A row that has come to rest: its category, and its amounts."""
+_Rest: TypeAlias = "tuple[Counted, OpenJob | None, str, tuple[int, int, int, int], bool]"
+"""A row that has come to rest: its category, its amounts, and whether these have no price."""
 _Moving: TypeAlias = "tuple[Counted, OpenJob | None, _Pace, int, int, int, int]"
 """A row that grows: held and gpu_micros, and numerators of costs."""
 
@@ -243,7 +248,7 @@ class OpenHours:
     def _rest(kept: _Hour, to: tuple[Counted, OpenJob | None], row: Growing, whole: int) -> None:
         held, gpus, cost, listed = row.base
         amounts = (held, gpus, cost // whole, listed // whole)
-        rest = (*to, row.key.category, amounts)
+        rest = (*to, row.key.category, amounts, not row.key.price_id)
         kept.resting.append(rest)
         _fix(rest, 1)
 
@@ -304,17 +309,19 @@ def _move(rows: Iterable[_Moving], passed: Micros) -> None:
                 job.productive += gpus
             if pace.unpriced:
                 job.unpriced = True
+                job.unpriced_micros += held + pace.held * passed
 
 
 def _fix(rest: _Rest, sign: int) -> None:
     """Add a row that has come to rest, or take it away."""
-    counted, job, category, amounts = rest
+    counted, job, category, amounts, unpriced = rest
     for place, amount in enumerate(amounts):
         counted.fixed[place] += sign * amount
     if job is not None:
         job.fixed[category] = job.fixed.get(category, 0) + sign * amounts[2]
         job.fixed_gpus[0] += sign * amounts[1]
         job.fixed_gpus[1] += sign * amounts[1] * (category == _PRODUCTIVE)
+        job.fixed_unpriced += sign * amounts[0] * unpriced
 
 
 def _number(key: Key) -> int:

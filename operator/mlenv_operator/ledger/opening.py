@@ -5,7 +5,7 @@ Read anew from the facts whenever somebody asks for a job; `openhours` keeps the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import select
 
@@ -34,6 +34,14 @@ Grow: TypeAlias = "Callable[..., Growth]"
 """How they go on: `cost.metering.growth`."""
 
 
+class Floors(NamedTuple):
+    """What is open of a job."""
+
+    by_category: dict[str, list[int]]
+    unpriced: Micros
+    """Of the time held, that without a price."""
+
+
 def floors(  # noqa: PLR0917 - where to read, how to measure, when, and whom
     connection: Connection,
     so_far: SoFar,
@@ -41,9 +49,10 @@ def floors(  # noqa: PLR0917 - where to read, how to measure, when, and whom
     now: Micros,
     nodes: Collection[int],
     job_uid: str,
-) -> dict[str, list[int]]:
-    """What is open of the job on these nodes, by category."""
+) -> Floors:
+    """What is open of the job on these nodes."""
     found: dict[str, list[int]] = {}
+    unpriced = 0
     for hour in range(now // HOUR + 1 - HOURS, now // HOUR + 1):
         for one in facts.read(connection, _open_nodes(connection, hour, nodes), hour * HOUR, now).nodes:
             closing = _so_far(so_far, source, one, hour, now)
@@ -51,7 +60,8 @@ def floors(  # noqa: PLR0917 - where to read, how to measure, when, and whom
                 if row.attribution.job_uid == job_uid:
                     amounts = (row.held, row.gpu_micros, row.cost, row.list_cost)
                     rollups.plus(found.setdefault(str(row.category), [0, 0, 0, 0]), amounts)
-    return found
+                    unpriced += 0 if row.price_id else row.held
+    return Floors(found, unpriced)
 
 
 def _open_nodes(connection: Connection, hour: int, nodes: Collection[int]) -> list[int]:

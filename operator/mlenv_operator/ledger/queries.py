@@ -80,6 +80,13 @@ def of_job(connection: Connection, job_uid: str) -> dict[str, Amounts]:
     }
 
 
+def unpriced_of(connection: Connection, job_uid: str) -> Micros:
+    """Time that the job held in closed hours and of which nobody knows the price."""
+    at, uid = schema.job_unpriced.c, schema.uid
+    query = select(at.held).join(uid, uid.c.id == at.job_id).where(uid.c.uid == job_uid)
+    return int(connection.execute(query).scalar() or 0)
+
+
 def group(
     connection: Connection, by: Sequence[str], since: Micros, until: Micros
 ) -> dict[tuple[str, ...], Amounts]:
@@ -204,7 +211,10 @@ def unpriced(connection: Connection) -> list[UnpricedHour]:
 
 
 def imbalance(connection: Connection) -> int:
-    """By how many nanodollars what must be equal differs, everything read; 0, or there is a mistake."""
+    """By how many nanodollars (of time without a price, microseconds) what must be equal differs.
+
+    Everything is read; 0, or there is a mistake.
+    """
     charge, settlement = schema.charge.c, schema.settlement.c
     keys = ("node_id", "hour", "revision")
     sums = (
@@ -235,7 +245,14 @@ def _between_sums(connection: Connection) -> int:
         (jobs, _total(connection, schema.counter, counter.family == rollups.MODELS)),
         (named, _total(connection, schema.job_total)),
     ]
-    return sum(abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True))
+    free = schema.charge.c.price_id == 0, schema.charge.c.attribution_id.in_(by_job)
+    unpriced = _held(connection, schema.charge, *free) - _held(connection, schema.job_unpriced)
+    return abs(unpriced) + sum(abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True))
+
+
+def _held(connection: Connection, table: Table, *where: ColumnElement[bool]) -> Micros:
+    query = select(func.coalesce(func.sum(table.c.held), 0)).where(*where)
+    return int(connection.execute(query).scalar_one())
 
 
 def _total(connection: Connection, table: Table, *where: ColumnElement[bool]) -> tuple[int, int]:

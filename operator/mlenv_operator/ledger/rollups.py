@@ -15,7 +15,7 @@ from mlenv_operator.ledger.names import chunks
 from mlenv_operator.ledger.schema import AMOUNTS, FACETS, FIRST_USE, MACHINES, WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection, Table
 
@@ -54,10 +54,14 @@ class Batch:
     """What a batch of charges adds up to, before it is written."""
 
     by_place: dict[Place, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
+    unpriced: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
+    """By attribution, what has no price."""
 
-    def add(self, place: Place, amounts: Iterable[int]) -> None:
+    def add(self, place: Place, amounts: Sequence[int], *, priced: bool) -> None:
         """One charge more."""
         plus(self.by_place[place], amounts)
+        if not priced:
+            plus(self.unpriced[place.attribution_id], amounts)
 
 
 def write(connection: Connection, sums: Batch) -> None:
@@ -66,7 +70,7 @@ def write(connection: Connection, sums: Batch) -> None:
     facets = labels(connection, schema.facet, FACETS, {facet for facet, _ in owners.values()})
     machines = labels(connection, schema.machine, MACHINES, {one.machine_id for one in sums.by_place})
     shown = admission.lists(connection)
-    hours, days, jobs, counters = (_zeros() for _ in range(4))
+    hours, days, jobs, unpriced, counters = (_zeros() for _ in range(5))
     for place, amounts in sums.by_place.items():
         facet_id, job_id = owners.get(place.attribution_id, (0, 0))
         rest = (facet_id, place.machine_id, place.kind)
@@ -76,10 +80,14 @@ def write(connection: Connection, sums: Batch) -> None:
             plus(jobs[(job_id, place.kind)], amounts)
         for family, one in _counters(facets.get(facet_id, {}), machines[place.machine_id], place.kind):
             plus(counters[family, shown[family].place(one)], amounts)
+    for attribution_id, amounts in sums.unpriced.items():
+        if job_id := owners.get(attribution_id, (0, 0))[1]:
+            plus(unpriced[job_id,], amounts)
     for table, found in (
         (schema.rollup_hour, hours),
         (schema.rollup_day, days),
         (schema.job_total, jobs),
+        (schema.job_unpriced, unpriced),
         (schema.counter, counters),
     ):
         _upsert(connection, table, found)

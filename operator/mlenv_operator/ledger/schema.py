@@ -230,6 +230,8 @@ rollup_day = _table(
     *_amounts(),
 )
 job_total = _table("job_total", _key("job_id"), _key("kind", SmallInteger), *_amounts())
+job_unpriced = _table("job_unpriced", _key("job_id"), *_amounts())
+"""Of a job's total, what has no price: time and devices, and costs that are 0 without meaning it."""
 counter = Table(
     "counter",
     tables,

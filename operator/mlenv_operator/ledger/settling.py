@@ -234,7 +234,8 @@ def _add(work: _Work, one: NodeFacts, closing: Closing, amounts: Rows, *, revisi
         who = {"pod_id": pod_id, "kind": kind, "attempt": attempt, "attribution_id": attribution_id}
         row = {**place, "n": n, **who, "price_id": price_id, **dict(zip(AMOUNTS, numbers, strict=True))}
         work.charges.append(row)
-        work.sums.add(rollups.Place(booked, work.hour, one.machine_id, attribution_id, kind), numbers)
+        at = rollups.Place(booked, work.hour, one.machine_id, attribution_id, kind)
+        work.sums.add(at, numbers, priced=bool(price_id))
     work.settlements.append(
         {
             **place,

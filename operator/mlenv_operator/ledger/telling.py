@@ -80,6 +80,7 @@ def job(namespace: str, name: str, uids: Sequence[str], cost: JobCost) -> dict[s
         "costNanos": str(cost.cost),
         "listCostNanos": str(cost.list_cost),
         "rateNanosPerHour": str(cost.rate),
+        "unpricedMicros": str(cost.unpriced),
     }
 
 

@@ -85,6 +85,9 @@ def bill(of: Bill) -> RenderableType:
     _rows(table, [[kind] for kind, _ in of.categories], [one for _, one in of.categories], ["TOTAL"])
     rate = dollars(rounded([of.rate], _unit(of.rate))[0], _unit(of.rate))
     lines = [f"{of.namespace}/{of.job} until {_minute(of.as_of)} UTC; {rate} an hour now"]
+    if of.unpriced_micros:
+        missing = _long(of.unpriced_micros // 1_000_000)
+        lines.append(f"{missing} of its pods' time have no price: it cost more, or nobody knows what")
     if of.same_name:
         others = "another job" if len(of.same_name) == 1 else f"{len(of.same_name)} other jobs"
         lines.append(f"{others} had this name: --uid {' or '.join(of.same_name[:3])}")
@@ -120,6 +123,27 @@ def estimate(of: Estimate) -> RenderableType:
     more = len(of.options) - len(shown)
     lines = [f"({more} more: -o json)"] if more else []
     return Group(table, *(Text(line, "dim") for line in lines), Text(), *(Text(one) for one in _sums(of)))
+
+
+def in_short(of: Estimate) -> str:
+    """An estimate in one line: an hour of it, and what bounds it."""
+    if of.assumed is None or of.rate is None:
+        return f"What it will cost is unknown: {of.why.removeprefix('unknown: ')}."
+    one = of.assumed
+    kind = f"{one.instance_type or '(no type)'}{', spot' if one.capacity_type == 'spot' else ''}"
+    where = kind if one.in_cluster else f"{kind}, of which the cluster has none now"
+    return f"It will cost about {_said(of.rate)} an hour on {where}{_bounds(of)}."
+
+
+def _bounds(of: Estimate) -> str:
+    """What ends it first: its deadline, or the limit of its cost, of which it may spend a little more."""
+    limit, last = of.limit, next((one for one in of.durations if one.what == "activeDeadlineSeconds"), None)
+    after = None if limit is None or limit.on_exceeded == "Warn" else limit.reached_after
+    if limit is not None and after is not None and (last is None or after < last.seconds):
+        return f"; its limit, {_said(limit.amount)}, is reached after {_long(after)}"
+    if last is not None:
+        return f"; at most {_said(last.cost)} by its deadline, {_long(last.seconds)}"
+    return ""
 
 
 def _machine(one: Machine) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,9 @@ class Server:
                 query = {key: values[0] for key, values in parse_qs(parts.query).items()}
                 request = Request(self.command, parts.path, query, body, dict(self.headers))
                 outer.requests.append(request)
-                send(self, outer.script(request))
+                answer = outer.script(request)
+                with suppress(ConnectionError):  # who asked may have gone
+                    send(self, answer)
 
             do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
 

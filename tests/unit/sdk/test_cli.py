@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from tests.unit.sdk.conftest import Answer, Request, Server, complete, failed, job
+from tests.unit.sdk.conftest import JOBS, Answer, Request, Server, complete, failed, job
 
 from mlenv_sdk import cli, plugins
 from mlenv_sdk.plugins import add_commands
@@ -73,7 +73,8 @@ def test_submit_reads_a_file_or_standard_input(mlenv: Mlenv, server: Server) -> 
     Path("job.yaml").write_text(manifest)
     assert "submitted to team" in mlenv("submit", "job.yaml").stdout
     assert "mlenv -n team watch ranker" in mlenv("submit", "-", text=manifest).stdout
-    assert [request.body["spec"] for request in server.requests] == [{"a": 1}] * 2
+    created = [request.body["spec"] for request in server.requests if request.path == JOBS]
+    assert created == [{"a": 1}] * 2
 
 
 def test_submit_says_which_commit_the_folder_is_of_unless_told_not_to(mlenv: Mlenv, server: Server) -> None:

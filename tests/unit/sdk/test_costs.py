@@ -149,6 +149,14 @@ def test_a_bill_as_recorded(server: Server, client: Client) -> None:
     )
 
 
+def test_a_bill_with_time_without_a_price_says_so(server: Server, client: Client) -> None:
+    server.script = telling({**BILL, "unpricedMicros": str(5 * HOUR // 2)})
+    bill = client.costs.job("ranker")
+    assert bill.unpriced_micros == 5 * HOUR // 2
+    said = "2 h 30 min of its pods' time have no price: it cost more, or nobody knows what"
+    assert said in shown(view.bill(bill)).splitlines()
+
+
 def test_an_explanation_as_recorded(server: Server, client: Client) -> None:
     server.script = telling(EXPLANATION)
     rows = shown(view.explanation(list(client.costs.explain("ranker")))).splitlines()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.unit.sdk.conftest import JOBS, Answer, job
 from tests.unit.sdk.test_cli import mlenv  # noqa: F401  (a fixture)
-from tests.unit.sdk.test_costs import PROXY, shown, telling
+from tests.unit.sdk.test_costs import PROXY, TOKEN, shown, telling
 
-from mlenv_sdk import Client, InvalidManifest, TrainingJob
+from mlenv_sdk import Client, InvalidManifest, TimedOut, TrainingJob, Unreachable, Unreadable, cost_cli, costs
+from mlenv_sdk.estimates import read_estimate
 from mlenv_sdk.view import costs as view
 
 if TYPE_CHECKING:
-    from tests.unit.sdk.conftest import Server
+    from tests.unit.sdk.conftest import Request, Server
     from tests.unit.sdk.test_cli import Mlenv
 
 DOLLAR = 10**9
@@ -153,3 +156,127 @@ def test_the_command_refuses_nonsense(mlenv: Mlenv, server: Server, words: list[
 def test_what_is_no_job_is_not_asked_about(client: Client, manifest: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidManifest, match=said):
         client.costs.estimate(manifest)
+
+
+DEADLINE = ESTIMATE["durations"][1]
+LIMIT = ESTIMATE["limit"]
+HOURLY = "It will cost about $110.00 an hour on p5[b].48xlarge"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"durations": [], "limit": None}, f"{HOURLY}."),
+        ({"limit": None}, f"{HOURLY}; at most $2,751.00 by its deadline, 1 d 1 h 1 min."),
+        ({}, f"{HOURLY}; its limit, $500.00, is reached after 4 h 32 min."),
+        ({"durations": []}, f"{HOURLY}; its limit, $500.00, is reached after 4 h 32 min."),
+        (
+            {"durations": [DEADLINE], "limit": {**LIMIT, "reachedAfterSeconds": 90061}},
+            f"{HOURLY}; at most $2,751.00 by its deadline, 1 d 1 h 1 min.",
+        ),
+        ({"durations": [], "limit": {**LIMIT, "onExceeded": "Warn"}}, f"{HOURLY}."),
+        (
+            {"options": [machine("spot", 44 * DOLLAR, "g6", inCluster=False)], "assumed": 0, "limit": None},
+            (
+                "It will cost about $44.00 an hour on g6, spot, of which the cluster has none now;"
+                " at most $2,751.00 by its deadline, 1 d 1 h 1 min."
+            ),
+        ),
+        (
+            {"assumed": 2, "why": "unknown: it fits machines that have no price", "durations": []},
+            "What it will cost is unknown: it fits machines that have no price.",
+        ),
+        (
+            {"assumed": None, "options": [], "why": "unknown: no machine fits"},
+            "What it will cost is unknown: no machine fits.",
+        ),
+    ],
+)
+def test_an_estimate_in_one_line(changes: dict[str, Any], said: str) -> None:
+    assert view.in_short(read_estimate({**ESTIMATE, **changes})) == said
+
+
+def submitting(told: Any, code: int = 200) -> Any:
+    """A server that takes jobs, and tells costs like this."""
+    others = telling(told, code)
+
+    def script(request: Request) -> Answer:
+        if request.path == JOBS and request.method == "POST":
+            stored = job() | {"spec": request.body["spec"]}
+            return Answer(stored, 201)
+        answer: Answer = others(request)
+        return answer
+
+    return script
+
+
+def submitted(run: Mlenv, *options: str) -> list[str]:
+    """The lines that are said to whoever submits."""
+    done = run("submit", "-", *options, text=yaml.safe_dump(MANIFEST))
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines, last = done.stdout.splitlines()
+    assert (first, last) == (
+        'The job "ranker" is submitted to team.',
+        "Follow it: mlenv -n team watch ranker",
+    )
+    return lines
+
+
+def test_submit_says_what_the_job_will_cost(mlenv: Mlenv, server: Server) -> None:  # noqa: F811
+    server.script = submitting(ESTIMATE)
+    assert submitted(mlenv) == [f"{HOURLY}; its limit, $500.00, is reached after 4 h 32 min."]
+    asked = server.requests[-1]
+    assert (asked.path, json.loads(asked.query["job"])) == (f"{PROXY}/estimates/team", SENT)
+    server.requests.clear()
+    assert submitted(mlenv, "--no-estimate") == []
+    assert [one.path for one in server.requests] == [JOBS]
+
+
+def test_where_nobody_tells_costs_submit_says_nothing_of_them(mlenv: Mlenv, server: Server) -> None:  # noqa: F811
+    lacking = {"kind": "Status", "message": 'services "mlenv-operator-costs" not found'}
+    for told, code in ((lacking, 404), (lacking, 503), ({"message": "no"}, 403), ("<html>", 200)):
+        server.script = submitting(told, code)
+        assert submitted(mlenv) == []
+    newer = {key: value for key, value in ESTIMATE.items() if key != "options"}
+    for told in (newer, {**ESTIMATE, "assumed": 7}, {**ESTIMATE, "durations": 3}):
+        server.script = submitting(told)
+        assert submitted(mlenv) == []
+
+
+def test_an_answer_that_is_no_estimate_is_a_sentence(client: Client, server: Server) -> None:
+    server.script = telling({**ESTIMATE, "assumed": 7})
+    with pytest.raises(Unreadable, match="no estimate"):
+        client.costs.estimate(MANIFEST)
+
+
+def test_submit_does_not_wait_for_an_answer_that_is_slow(
+    mlenv: Mlenv,  # noqa: F811
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick, over, answered = submitting(ESTIMATE), threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def slow(request: Request) -> Answer:
+        if request.path != TOKEN:
+            answer: Answer = quick(request)
+            return answer
+        in_time.append(over.wait(25))
+        answered.set()
+        return Answer()
+
+    monkeypatch.setattr(cost_cli, "PATIENCE", 0.2)
+    server.script = slow
+    assert submitted(mlenv) == []
+    over.set()
+    assert answered.wait(60)
+    assert in_time == [True], "the command was over before the answer"
+
+
+def test_a_leader_is_not_looked_for_for_ever(
+    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "TRIES", 10**9)
+    server.script = telling({"message": "not me"}, 421)
+    with pytest.raises((TimedOut, Unreachable)):
+        client.costs.within(0.5).estimate(MANIFEST)

@@ -142,6 +142,19 @@ def test_what_has_no_price_does_not_cost_0(site: Site) -> None:
     assert site.value("trainingjob_unpriced", **JOB) == 1.0
 
 
+def test_what_had_no_price_does_not_cost_0_once_the_job_has_let_go_of_it(site: Site) -> None:
+    gone = replace(LIVE, gpus=0, instance_type="", capacity_type="", rate=0, unpriced_micros=SECOND)
+    site.show(1, 0, jobs=(replace(gone, cost=0),))
+    assert site.value("trainingjob_job_cost_usd", **JOB) is None
+    assert site.value("trainingjob_unpriced", **JOB) == 1.0
+    assert site.value("trainingjob_cost_rate_usd_per_hour", **JOB) == 0.0
+    site.show(2, 0, jobs=(gone,))
+    assert site.value("trainingjob_job_cost_usd", **JOB) == 3.0
+    assert site.value("trainingjob_unpriced", **JOB) == 1.0
+    site.show(3, 0, jobs=(replace(gone, unpriced_micros=0),))
+    assert site.value("trainingjob_unpriced", **JOB) is None
+
+
 def test_of_too_many_jobs_those_that_hold_most_are_shown_and_the_rest_are_counted(site: Site) -> None:
     jobs = tuple(
         replace(LIVE, uid=f"u{n}", gpus=n, attribution=replace(LIVE.attribution, job_uid=f"u{n}"))

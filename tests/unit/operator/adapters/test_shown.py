@@ -34,8 +34,8 @@ def test_each_publication_takes_the_place_of_the_one_before() -> None:
     figures = Figures(exposition=SHOWN)
     shown = Shown(figures)
     spending = Spending(3 * DOLLAR, 55 * DOLLAR, (("productive", 3 * DOLLAR),))
-    assert shown.of("u") == Books(kept=True, as_of=THEN, gaps=False, job=spending)
-    assert shown.of("other") == Books(kept=True, as_of=THEN, gaps=False)
+    assert shown.of("u") == Books(kept=True, as_of=THEN, job=spending)
+    assert shown.of("other") == Books(kept=True, as_of=THEN)
     figures.exposition = replace(SHOWN, jobs=(replace(LIVE, cost=4 * DOLLAR),))
     assert shown.of("u").job == replace(spending, cost=4 * DOLLAR)
     figures.exposition = replace(SHOWN, jobs=())
@@ -55,6 +55,9 @@ def test_a_job_without_pods_holds_nothing() -> None:
         assert found.holds is holds
 
 
-def test_time_without_a_price_anywhere_is_told() -> None:
-    for health, gaps in ((None, True), (HEALTH, False), (replace(HEALTH, unpriced={("x", "spot"): 1}), True)):
-        assert Shown(Figures(exposition=replace(SHOWN, health=health))).of("u").gaps is gaps
+def test_time_without_a_price_is_told_now_and_before() -> None:
+    now, before = replace(LIVE, unpriced=True), replace(LIVE, unpriced_micros=1)
+    for job, told in ((LIVE, (False, False)), (now, (True, False)), (before, (False, True))):
+        found = Shown(Figures(exposition=replace(SHOWN, jobs=(job,)))).of("u").job
+        assert found is not None
+        assert (found.unpriced, found.lacking) == told

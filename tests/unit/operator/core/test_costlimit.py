@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlenv_api.trainingjob import Condition
     from mlenv_operator.core.world import World
 
-BOOKS = Books(kept=True, as_of=ago(10), gaps=False, job=Spending(100 * DOLLAR, 36 * DOLLAR))
+BOOKS = Books(kept=True, as_of=ago(10), job=Spending(100 * DOLLAR, 36 * DOLLAR))
 
 
 def books(dollars: int, **job: Any) -> Books:

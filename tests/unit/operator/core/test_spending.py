@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 JOB = Spending(
     3 * DOLLAR + 1, 36 * DOLLAR, (("lost_work", 0), ("productive", 2 * DOLLAR), ("startup", DOLLAR + 1))
 )
-BOOKS = Books(kept=True, as_of=ago(10), gaps=False, job=JOB)
+BOOKS = Books(kept=True, as_of=ago(10), job=JOB)
 REST = replace(JOB, rate=0, holds=False)
 
 
@@ -81,18 +81,21 @@ def test_an_older_publication_takes_nothing_back() -> None:
 
 
 def test_without_a_price_the_amount_is_unknown_and_not_nothing() -> None:
-    books = replace(BOOKS, gaps=True, job=replace(JOB, cost=0, by_category=(), unpriced=True))
+    books = replace(BOOKS, job=replace(JOB, cost=0, by_category=(), unpriced=True))
     first = plan(running(books))
     made = cost(first)
     assert made is not None
     assert (made.amount, made.rate_per_hour, made.by_category) == (None, None, {})
     assert "has no price" in made.message
     # It moves to machines with a price: what is counted now is not the whole.
-    later = replace(BOOKS, gaps=True)
+    later = replace(BOOKS, job=replace(JOB, lacking=True))
     part = cost(plan(again(first, later, step=7)))
     assert part is not None
-    assert (part.amount, part.estimated_total, part.message) == ("3.000000001", None, made.message)
-    # Once all time of all nodes has a price, that of this job has, too.
+    assert (part.amount, part.rate_per_hour, part.estimated_total) == ("3.000000001", "36", None)
+    assert part.message == made.message
+    # Nobody has to have written it down before.
+    assert cost(plan(running(later, step=7))) == part
+    # Once all its time has a price, the whole is known.
     whole = cost(plan(again(first, BOOKS, step=7)))
     assert whole is not None
     assert (whole.amount, whole.message) == ("3.000000001", "")
@@ -151,6 +154,13 @@ class TestAtRest:
         assert made is not None
         assert (made.amount, made.final) == (None, True)
         assert "has a price" in made.message
+
+    def test_what_it_held_without_a_price_is_unknown_in_the_end(self) -> None:
+        for job, amount in ((replace(REST, cost=0, by_category=()), None), (REST, "3.000000001")):
+            made = cost(self.complete(replace(BOOKS, job=replace(job, lacking=True))))
+            assert made is not None
+            assert (made.amount, made.final) == (amount, True)
+            assert "has no price" in made.message
 
     def test_a_sum_that_does_not_come_is_not_awaited_for_ever(self) -> None:
         status = raw_status("Complete", since=1201)

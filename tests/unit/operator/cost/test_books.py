@@ -100,7 +100,9 @@ def test_the_status_of_a_book_in_use() -> None:
     made = status(view, view)
     assert (made.observed_generation, made.accepted_generation, made.accepted_prices) == (1, 1, 1)
     assert conditions(made) == {"Ready": ("True", "PricesAccepted"), "Stalled": ("False", "PricesAccepted")}
-    assert made.conditions[0].message == "1 prices are in use"
+    assert made.conditions[0].message == (
+        "1 prices are in use. What was charged at another price stays as it is"
+    )
 
 
 def test_the_status_of_a_refused_book_says_what_stands_and_what_to_do() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ledgers import START, Book, attribution, node, pod, world
+from ledgers import money as sums
 
 from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed
 from mlenv_operator.ledger import __main__ as commands
@@ -247,6 +248,32 @@ def test_months_by_command(
     assert run(file, "export", "2025-01") == 1
     assert "is not closed" in capsys.readouterr().err
     assert commands.main(["--dsn", "", "check"]) == 2
+
+
+def test_a_month_is_charged_anew_when_somebody_says_so_and_not_before(
+    money: Ledger, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dearer = Book({name: 2 * price for name, price in Book().prices.items()})
+    now, before = START + 3 * HOUR, sums(money)
+    operator = open_ledger(file, dearer)
+    operator.begin(Writer(2, "b"))
+    assert operator.reprice(now) == 0
+    operator.settle_all(now)
+    assert sums(operator) == before
+    assert run(file, "reprice", "2025-02") == 0
+    assert capsys.readouterr().out.startswith("0 closed node-hours of 2025-02 are looked at again")
+    assert run(file, "reprice", "2025-01") == 0
+    assert not capsys.readouterr().out.startswith("0 closed")
+    assert operator.settle_all(now).corrected > 0
+    anew = open_ledger(f"sqlite:///{tmp_path}/anew.db", dearer)
+    anew.begin(Writer(1, "a"))
+    anew.observe(world(2))
+    anew.settle_all(now)
+    assert sums(operator) == sums(anew) != before
+    assert operator.imbalance() == 0
+    # Said again, it finds nothing to correct.
+    assert run(file, "reprice", "2025-01") == 0
+    assert operator.settle_all(now).corrected == 0
 
 
 def test_postgresql_has_tools_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ def assert_kept_is_anew(ledger: Ledger, now: Micros) -> tuple[LiveJob, ...]:
         told = ledger.job(one.uid, now)
         assert (one.cost, one.rate) == (told.cost, told.rate)
         assert one.gpu_micros == sum(amounts.gpu_micros for amounts in told.by_category.values())
+        assert one.unpriced_micros == told.unpriced
         assert one.productive == getattr(told.by_category.get("productive"), "gpu_micros", 0)
     return jobs
 

@@ -15,8 +15,10 @@ from mlenv_operator.ledger.ledger import Ledger
 from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
+    from mlenv_operator.cost.facts import Fact, Micros
     from mlenv_operator.ledger.auditing import Health
     from mlenv_operator.ledger.exports import Exposition, Series
+    from mlenv_operator.ledger.live import LiveJob
 
 MINUTE = 60 * SECOND
 
@@ -82,6 +84,46 @@ def test_a_job_on_machines_of_two_types_and_one_without_a_price(
         True,
     )
     assert job.cost > 0
+
+
+def test_a_job_that_let_go_of_a_machine_without_a_price_is_known_by_it(
+    ledger: Ledger, marks: MemoryMarks, book: Book
+) -> None:
+    del book.prices["g6"]
+    one, two = node("a", instance_type="g6"), node("b")
+
+    def shown(now: Micros, *told: Fact) -> tuple[LiveJob, tuple[bool, Micros]]:
+        ledger.observe(told)
+        ledger.settle_all(now)
+        (job,) = ledger.publish(marks, now).jobs
+        (again,) = Ledger(ledger.database, book).publish(marks, now).jobs
+        assert again == job, "a new leader knows it too"
+        assert job.unpriced_micros == ledger.job("uid-j", now).unpriced
+        return job, (job.unpriced, job.unpriced_micros)
+
+    held = pod("p", "j", one, gpus=8, scheduled=START)
+    whose = Attributed("uid-j", 0, attribution("j"))
+    job, lacks = shown(START + 10 * MINUTE, one, two, whose, held)
+    assert (job.cost, lacks) == (0, (True, 10 * MINUTE))
+    end = START + 20 * MINUTE
+    job, lacks = shown(START + 25 * MINUTE, replace(held, finished=end, released=end))
+    assert (job.cost, lacks) == (0, (False, 20 * MINUTE))
+    # Its hour closes, and what the job holds then has a price.
+    job, lacks = shown(START + 90 * MINUTE, pod("q", "j", two, scheduled=START + HOUR))
+    assert lacks == (False, 20 * MINUTE)
+    assert job.cost > 0
+    assert ledger.imbalance() == 0
+    with ledger.database.changing() as connection:
+        connection.exec_driver_sql("UPDATE job_unpriced SET held = held + 7")
+    assert ledger.imbalance() == 7
+    with ledger.database.changing() as connection:
+        connection.exec_driver_sql("UPDATE job_unpriced SET held = held - 7")
+    # A price that comes later takes it away.
+    book.prices["g6"] = 3 * DOLLAR
+    late = START + 3 * HOUR
+    assert ledger.reprice(late) == 1
+    assert shown(late)[1] == (False, 0)
+    assert ledger.imbalance() == 0
 
 
 def test_missing_prices_are_told_until_they_are_known(ledger: Ledger, marks: MemoryMarks, book: Book) -> None:

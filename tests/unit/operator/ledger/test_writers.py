@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ledgers import START, Book, content, node, world
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from mlenv_operator.cost.facts import HOUR
 from mlenv_operator.ledger import migrations, schema
@@ -94,6 +94,23 @@ def test_a_migration_that_fails_leaves_nothing(dsn: str, monkeypatch: pytest.Mon
         Database(dsn).migrate()
     monkeypatch.undo()
     assert Database(dsn).migrate() == len(migrations.MIGRATIONS)
+
+
+def test_what_has_no_price_is_found_in_a_ledger_from_before_it_was_counted(dsn: str) -> None:
+    book = Book()
+    del book.prices["g6"]
+    ledger = open_ledger(dsn, book)
+    ledger.begin(Writer(1, "operator"))
+    ledger.observe(world(3, jobs=10))
+    ledger.settle_all(START + 70 * HOUR)
+    before = content(ledger)
+    assert "job_unpriced [" in before
+    number = [name for name, _ in migrations.MIGRATIONS].index("unpriced") + 1
+    with ledger.database.writing.begin() as connection:
+        schema.job_unpriced.drop(connection)
+        connection.execute(delete(schema.migration).where(schema.migration.c.number >= number))
+    ledger.database.close()
+    assert content(open_ledger(dsn, book)) == before
 
 
 def test_a_database_that_is_away_is_told_in_a_sentence(new_dsn: Callable[[], str], tmp_path: Path) -> None:
