@@ -207,6 +207,20 @@ COST_LIMIT: Final = rules(
     ),
 )
 
+BUDGET: Final = rules(
+    Rule(
+        rule="has(self.team) || has(self.useCase)",
+        message="a budget is of a team, of a use case, or of one use case of a team: set team or useCase",
+        path=".team",
+        reason=REQUIRED,
+    ),
+    Rule(
+        rule="self.amountUSD.matches('[1-9]')",
+        message="an amount is more than 0: delete the Budget to have none",
+        path=".amountUSD",
+    ),
+)
+
 TRAINING_JOB_SPEC: Final = rules(
     frozen_unless_suspended("environmentRef", optional=True),
     frozen_unless_suspended("launcher", optional=False),

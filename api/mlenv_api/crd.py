@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_api import cel, names
+from mlenv_api.budget import BudgetSpec, BudgetStatus
 from mlenv_api.podtemplate import EnvironmentSpec
 from mlenv_api.pricebook import PriceBookSpec, PriceBookStatus
 from mlenv_api.schema import structural
@@ -118,6 +119,26 @@ KINDS: Final = (
             Column("Prices", ".status.acceptedPrices", "integer"),
             Column("As of", ".spec.asOf", "date"),
             Column("Source", ".spec.source", wide=True),
+            AGE,
+        ),
+    ),
+    Kind(
+        names.BUDGET,
+        names.BUDGETS,
+        "bgt",
+        namespaced=False,
+        doc="What a team or a use case means to spend in a month, what it spent, and what that comes to.",
+        spec=BudgetSpec,
+        status=BudgetStatus,
+        columns=(
+            Column("Team", ".spec.team"),
+            Column("Use case", ".spec.useCase"),
+            Column("Amount", ".spec.amountUSD"),
+            Column("Spent", ".status.spentUSD"),
+            Column("Percent", ".status.percent", "integer"),
+            Column("Forecast", ".status.forecastUSD"),
+            Column("Exceeded", ".status.conditions[?(@.type=='Exceeded')].status"),
+            Column("Month", ".status.month", wide=True),
             AGE,
         ),
     ),

@@ -29,6 +29,8 @@ Quantity = Annotated[
 Resources = Annotated[dict[LabelKey, Quantity], Field(max_length=32)]
 Dollars = Annotated[str, Field(max_length=20, pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$")]
 """US dollars as a decimal number, as 55.04: text, because a float is not exact."""
+Balance = Annotated[str, Field(max_length=21, pattern=r"^-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$")]
+"""The same with a sign: corrections may take away more than was spent."""
 RawObject = Annotated[
     dict[str, Any],
     Field(

@@ -15,6 +15,8 @@ CLUSTER_ENVIRONMENT: Final = "ClusterTrainingEnvironment"
 CLUSTER_ENVIRONMENTS: Final = "clustertrainingenvironments"
 PRICE_BOOK: Final = "PriceBook"
 PRICE_BOOKS: Final = "pricebooks"
+BUDGET: Final = "Budget"
+BUDGETS: Final = "budgets"
 MANAGED_BY: Final = "mlenv.io/operator"
 """Value of spec.managedBy that this operator obeys."""
 

@@ -17,6 +17,7 @@ from mlenv_api.names import ANNOTATION_ADDRESS
 from mlenv_operator.adapters.beats import Launchers
 from mlenv_operator.adapters.beatstore import BeatStore
 from mlenv_operator.adapters.bookkeeper import NO_ACCOUNTS
+from mlenv_operator.adapters.budgets import Budgets
 from mlenv_operator.adapters.caches import build_caches
 from mlenv_operator.adapters.costserver import serve_costs
 from mlenv_operator.adapters.estimates import Estimates
@@ -40,16 +41,18 @@ from mlenv_operator.adapters.pace import Pace
 from mlenv_operator.adapters.pricebooks import Books
 from mlenv_operator.adapters.reconciler import Reconciler
 from mlenv_operator.adapters.recorder import Recorder
+from mlenv_operator.adapters.refreshing import refresher_of
 from mlenv_operator.adapters.rejections import Rejections
 from mlenv_operator.adapters.state import State
 from mlenv_operator.adapters.sweep import Sweep
 from mlenv_operator.adapters.tokens import TokenAuthenticator, TokenLimits
 from mlenv_operator.adapters.workers import work
 from mlenv_operator.core.world import CoreSettings, JobKey, NodeView, PodView
+from mlenv_operator.cost.shares import parse_policy
 from mlenv_operator.kube.client import Client, never_gated
 from mlenv_operator.kube.errors import NotFound
 from mlenv_operator.kube.leases import KubeLeaseStore
-from mlenv_operator.kube.resources import PRICE_BOOKS, TRAINING_JOBS
+from mlenv_operator.kube.resources import BUDGETS, PRICE_BOOKS, TRAINING_JOBS
 from mlenv_operator.kube.tokens import review_token
 from mlenv_operator.kube.transport import Transport, connect
 from mlenv_operator.ledger.errors import LedgerError
@@ -99,12 +102,13 @@ class Parts:
     sweep: Sweep
     accounting: Accounting | None
     books: Books
+    budgets: Budgets
     stop: asyncio.Event
 
 
 def build(settings: Settings, transport: Transport, lease_transport: Transport, metrics: Metrics) -> Parts:
     """Put the parts together; nothing runs yet."""
-    clock, rng, jobs = SystemClock(), random.SystemRandom(), JobCache()
+    clock, rng, jobs = SystemClock(), random.SystemRandom(), JobCache(settings.kept_labels)
     lease = _lease(settings, lease_transport, clock, rng)
     client = Client(transport, lambda: lease.write_window(clock.monotonic()))
     report = QueueReport(metrics)
@@ -128,6 +132,7 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
     books = Books(client, clock, rng, metrics)
     accounting = accounting_of(settings, client, state, queue.add, books)
     accounts = NO_ACCOUNTS if accounting is None else accounting.bookkeeper
+    figures = None if accounting is None else accounting.accountant.figures
     return Parts(
         settings=settings,
         client=client,
@@ -144,6 +149,7 @@ def build(settings: Settings, transport: Transport, lease_transport: Transport, 
         sweep=Sweep(client, queue, state, interval_s=settings.sweep_interval_s),
         accounting=accounting,
         books=books,
+        budgets=Budgets(client, clock, rng, recorder, figures, metrics=metrics),
         stop=asyncio.Event(),
     )
 
@@ -197,8 +203,9 @@ def connect_parts(parts: Parts) -> None:
     parts.state.caches.environments.on_change(environment_changed)
     parts.state.caches.cluster_environments.on_change(environment_changed)
     parts.state.caches.price_books.on_change(parts.books.changed)
+    parts.state.caches.budgets.on_change(parts.budgets.changed)
     accountant = None if parts.accounting is None else parts.accounting.accountant
-    show_money(parts.metrics, accountant, lambda: parts.launchers.leading)
+    show_money(parts.metrics, accountant, lambda: parts.launchers.leading, lambda: parts.budgets.figures)
 
 
 async def run(settings: Settings, metrics: Metrics | None = None) -> None:
@@ -219,7 +226,8 @@ async def run(settings: Settings, metrics: Metrics | None = None) -> None:
         await _check_crds(parts.client)
         take_signals(parts.stop)
         misdirected = parts.launchers.misdirected
-        estimates = Estimates(parts.state.caches, lambda: parts.books.prices)
+        shares = parse_policy(settings.ledger_shares)
+        estimates = Estimates(parts.state.caches, lambda: parts.books.prices, shares)
         costs = serve_costs(
             settings, parts.client, misdirected, SystemClock(), parts.books, estimates=estimates
         )
@@ -304,6 +312,9 @@ async def _work_as_leader(parts: Parts) -> None:
             group.create_task(parts.accounting.accountant.run(writer), name="ledger")
             group.create_task(parts.accounting.bookkeeper.run(), name="bookkeeper")
         group.create_task(parts.books.run())
+        group.create_task(parts.budgets.run())
+        if (refresher := refresher_of(parts.settings, parts.books, parts.state)) is not None:
+            group.create_task(refresher.run(), name="prices")
         for _ in range(parts.settings.workers):
             group.create_task(work(parts.queue, parts.reconciler, parts.metrics))
 
@@ -366,7 +377,8 @@ def _count_jobs(metrics: Metrics, jobs: JobCache) -> None:
 
 async def _check_crds(client: Client) -> None:
     """Kopf is told not to look for kinds: without a CRD it, or an informer, would wait in silence."""
-    for resource, kind in ((TRAINING_JOBS, names.TRAINING_JOB), (PRICE_BOOKS, names.PRICE_BOOK)):
+    kinds = ((TRAINING_JOBS, names.TRAINING_JOB), (PRICE_BOOKS, names.PRICE_BOOK), (BUDGETS, names.BUDGET))
+    for resource, kind in kinds:
         try:
             async for _ in client.list_pages(resource, limit=1):
                 break

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mlenv_api import names
+from mlenv_operator.cost.shares import parse_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,6 +75,15 @@ class Settings:
     """Where money is kept, as sqlite:////folder/file or postgresql://...; empty: nothing is accounted."""
     ledger_folder: str = _from("")
     """Where closed months go, and what counters showed last; the folder of a SQLite ledger unless set."""
+    ledger_shares: str = _from("gpu-dominant")
+    """By which policy nodes are shared: gpu-dominant, or weights=GPU/CPU/GIB; from the next hour on."""
+    ledger_unheld: str = _from("unattributed", among=("unattributed", "idle"))
+    """What the part of a healthy node is called that no job holds: idle where pods of others hold nothing."""
+    ledger_labels: str = _from("")
+    """More labels of jobs, comma separated, that charges keep as they were at the time."""
+
+    price_file: str = _from("")
+    """A price list in the format of the shipped ones, read again every few minutes; empty: none."""
 
     log_level: str = _from("INFO", among=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_format: str = _from("json", among=("json", "text"))
@@ -90,6 +100,15 @@ class Settings:
                 f"{PREFIX}LEASE_*: 1.2 * RETRY_PERIOD_S < RENEW_DEADLINE_S < DURATION_S must hold, "
                 f"not {retry:g}, {deadline:g}, {duration:g}"
             )
+        try:
+            parse_policy(self.ledger_shares)
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}LEDGER_SHARES: {error}") from None
+
+    @property
+    def kept_labels(self) -> tuple[str, ...]:
+        """Labels of jobs that charges keep beside those that mean something anyway."""
+        return tuple(name for one in self.ledger_labels.split(",") if (name := one.strip()))
 
     @property
     def address(self) -> str:

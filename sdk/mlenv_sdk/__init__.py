@@ -9,6 +9,7 @@ For example::
 Every error is an MlenvError whose text is a sentence.
 """
 
+from mlenv_sdk.budgets import Budget
 from mlenv_sdk.client import Client
 from mlenv_sdk.costs import Amounts, Bill, Charge, Costs, Report
 from mlenv_sdk.errors import (
@@ -39,6 +40,7 @@ __all__ = [
     "AlreadyExists",
     "Amounts",
     "Bill",
+    "Budget",
     "Cause",
     "Charge",
     "Client",

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mlenv_api.names import ANNOTATION_CHECKPOINT, API_VERSION, LABEL_JOB, TRAINING_JOB, TRAINING_JOBS
 from mlenv_sdk import watching, worktree
+from mlenv_sdk.budgets import BUDGETS_PATH, Budget, read_budgets
 from mlenv_sdk.costs import Costs
 from mlenv_sdk.errors import InvalidManifest, JobEnded, NotFound, Refused
 from mlenv_sdk.logs import PodLogs
@@ -58,6 +59,10 @@ class Client:
     def costs(self) -> Costs:
         """What was spent, by anything; the bill of a job; and why it is what it is."""
         return Costs(self._transport, self.namespace)
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """Every Budget of the cluster and how it stands, by name; as the operator last wrote it."""
+        return read_budgets(self._items(BUDGETS_PATH, "the list of budgets", {}))
 
     def submit(self, job: TrainingJob | Mapping[str, Any], *, git: bool = False) -> TrainingJob:
         """Creates the job, and gives it as the server stored it.

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mlenv_sdk.errors import ConfigError, Forbidden, MlenvError, NotFound
 from mlenv_sdk.manifests import load
+from mlenv_sdk.view import budgets as budget_view
 from mlenv_sdk.view import costs as view
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def cost(  # noqa: PLR0917  (options, which nobody gives by position)
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[JOB | explain JOB | estimate FILE]",
-            help="A job; explain: every interval of it, and why; estimate: what a manifest would cost.",
+            metavar="[JOB | explain JOB | estimate FILE | budgets]",
+            help="A job; explain: every interval of it, and why; estimate: what a manifest would cost;"
+            " budgets: how they stand.",
         ),
     ] = None,
     by: Annotated[
@@ -75,12 +77,13 @@ def cost(  # noqa: PLR0917  (options, which nobody gives by position)
 ) -> None:
     """What training cost: by anything, or of a job, with every interval and why; or what a job would cost."""
     _check(words or [], output, file, lasting)
+    made: RenderableType | bytes
     with context.obj.client() as client:
-        if words and _estimates(words):
+        if words == ["budgets"] and uid is None:
+            made = _budgets(client, output)
+        elif words and _estimates(words):
             found = client.costs.estimate(load(words[1]), _seconds(lasting))
-            made: RenderableType | bytes = (
-                view.estimate(found) if output is CostFormat.TABLE else _json(found.raw)
-            )
+            made = view.estimate(found) if output is CostFormat.TABLE else _json(found.raw)
         elif not words:
             chosen = _where(where or [], context.obj.namespace)
             said = {"since": _time(since), "until": _time(until), "month": month, "where": chosen}
@@ -106,7 +109,8 @@ def _estimates(words: Sequence[str]) -> bool:
 def _check(words: Sequence[str], output: CostFormat, file: Path | None, lasting: str | None) -> None:
     if len(words) > 2 or (len(words) == 2 and words[0] not in {"explain", "estimate"}):
         raise typer.BadParameter(
-            "say mlenv cost, mlenv cost JOB, mlenv cost explain JOB, or mlenv cost estimate FILE"
+            "say mlenv cost, mlenv cost JOB, mlenv cost explain JOB, mlenv cost estimate FILE, or"
+            " mlenv cost budgets"
         )
     if _estimates(words) and output in {CostFormat.CSV, CostFormat.PARQUET}:
         raise typer.BadParameter("an estimate is printed as a table, or with -o json")
@@ -114,6 +118,15 @@ def _check(words: Sequence[str], output: CostFormat, file: Path | None, lasting:
         raise typer.BadParameter("--for belongs to mlenv cost estimate FILE; --since says of which time")
     if output is CostFormat.PARQUET and file is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is nothing to read on a screen: give --file, or a pipe")
+
+
+def _budgets(client: Client, output: CostFormat) -> RenderableType | bytes:
+    if output in {CostFormat.CSV, CostFormat.PARQUET}:
+        raise typer.BadParameter("budgets are printed as a table, or with -o json")
+    found = client.budgets()
+    if output is CostFormat.TABLE:
+        return budget_view.budgets(found)
+    return _json({"kind": "Budgets", "version": "v1", "budgets": [one.raw for one in found]})
 
 
 def _groups(

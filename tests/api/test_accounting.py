@@ -194,7 +194,18 @@ def stage(kubectl: Kubectl, tmp_path: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
         yield Stage(kubectl, team, tmp_path, stack)
     kubectl.run("delete", "pricebook", team)
+    kubectl.run("delete", "budget", team)
     kubectl.run("delete", "namespace", team, "--wait=false")
+
+
+def budget(name: str) -> Raw:
+    """Five cents a month for the team of the job `spender`."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.BUDGET,
+        "metadata": {"name": name},
+        "spec": {"team": "of-spender", "amountUSD": "0.05"},
+    }
 
 
 def price_book(name: str) -> Raw:
@@ -307,6 +318,7 @@ def test_every_second_that_a_pod_held_is_charged_whatever_happens_to_operators(s
 def test_a_job_that_cost_as_much_as_its_limit_waits_for_a_higher_one(stage: Stage) -> None:
     kubectl, team, node = stage.kubectl, stage.team, f"{stage.team}-0"
     kubectl.ok("create", "-f", "-", stdin=price_book(team))
+    kubectl.ok("create", "-f", "-", stdin=budget(team))
     stage.add_node(node)
     stage.start_operator()
     stage.submit("spender", cost={"limit": "0.05", "onExceeded": "Suspend"})
@@ -333,6 +345,13 @@ def test_a_job_that_cost_as_much_as_its_limit_waits_for_a_higher_one(stage: Stag
     assert "raise spec.cost.limit" in reached["message"]
     events = kubectl.json("get", "events", "-n", team)["items"]
     assert [one["type"] for one in events if one["reason"] == "CostExceeded"] == ["Warning"]
+
+    # A budget of its team tells the same, and had no part in it.
+    done = kubectl.run("wait", f"budget/{team}", "--for=condition=Exceeded", "--timeout=250s")
+    assert done.returncode == 0, done.stderr
+    told = kubectl.json("get", "budget", team)["status"]
+    assert Decimal("0.05") <= Decimal(told["spentUSD"]) <= Decimal(cost["amount"])
+    assert told["crossed"] == [50, 80, 100]
 
     # The price of the machine was 36 dollars an hour: this is enough for a while.
     raised = json.dumps({"spec": {"cost": {"limit": "1000"}}})

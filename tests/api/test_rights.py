@@ -30,6 +30,8 @@ ALLOWED = {
         "controllerrevisions.apps": "create delete get list watch",
         "tokenreviews.authentication.k8s.io": "create",
         "events.events.k8s.io": "create patch",
+        "budgets.mlenv.io": "get list watch",
+        "budgets.mlenv.io/status": "update",
         "clustertrainingenvironments.mlenv.io": "get list watch",
         "pricebooks.mlenv.io": "get list watch",
         "pricebooks.mlenv.io/status": "update",

@@ -102,6 +102,7 @@ def test_short_names_and_no_category(kubectl: Kubectl) -> None:
         ("tenv", names.ENVIRONMENT),
         ("ctenv", names.CLUSTER_ENVIRONMENT),
         ("pbook", names.PRICE_BOOK),
+        ("bgt", names.BUDGET),
     }
     assert "small" not in kubectl.ok("get", "all", "-o", "name")
 

@@ -68,13 +68,14 @@ def test_pods_that_are_gone_with_their_folders_go_on_exactly_from_the_store(
 def test_a_courier_that_is_killed_starts_again_and_nothing_else_does(place: Tracked) -> None:
     job = place.submit("struck", STEPS, nodes=1, hold=HOLD)
     place.until_uploaded(job, SEALED)
-    found = [one for one in place.processes(job, 0) if one.own == 1 and "mlenv.courier" in one.title]
-    assert [one.kill() for one in found] == [True]
+    couriers = [one for one in place.processes(job, 0) if one.own == 1 and "mlenv.courier" in one.title]
+    assert [one.kill() for one in couriers] == [True]
     job.until_pods(lambda pods: restarts(pods[0]) == 1, "restart of the courier", PATIENCE)
     place.let_go(job)
     status = job.until_phase("Complete", PATIENCE)
     assert (status["attempt"]["number"], status["restarts"]["total"]) == (1, 0)
-    assert len({one["digest"] for one in place.versions(job)}) == len(place.versions(job))
+    found = place.versions(job)  # once: the courier may just be deleting one that is not kept
+    assert len({one["digest"] for one in found}) == len(found)
 
 
 def test_a_server_that_is_away_holds_nothing_up_and_is_caught_up_with(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ import pytest
 import scraper
 from crowd.ports import free_port
 from ledgers import START, Book, attribution, node, pod
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
+from mlenv_operator.adapters import money_table
+from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.money import Money
 from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed
 from mlenv_operator.ledger import rollups
@@ -222,3 +225,57 @@ def test_a_whole_node_is_paid_by_the_job_that_holds_its_gpus(stage: Stage) -> No
     )
     job = 'max by (trainingjob) (trainingjob_job_cost_usd{trainingjob="j"})'
     stage.prometheus.wait(job, lambda found: found == pytest.approx({("j",): cost}))
+
+
+NAMED = 'count by (name) (label_replace({__name__=~"trainingjob_.+"}, "name", "$1", "__name__", "(.+)"))'
+
+
+def test_everything_in_the_table_is_scraped_and_says_what_the_ledger_says(stage: Stage) -> None:
+    machines = node("a"), node("b"), node("c", instance_type="rare", capacity_type="spot")
+    held = [
+        pod(name, name, on, started=START + MINUTE, telemetry=True)
+        for name, on in zip("pqr", machines, strict=True)
+    ]
+    whose = [Attributed(one.job_uid, 0, attribution(one.name, f"team-{one.name}")) for one in held]
+    leader = stage.start(stage.ports[0])
+    leader.work(START + 4 * MINUTE, *machines, *held, *whose)
+    leader.work(START + 10 * MINUTE)
+    named = {f"{row.name}_total" if row.type == "counter" else row.name for row in money_table.ROWS}
+    stage.prometheus.wait(NAMED, lambda found: {name for (name,) in found} == named)
+    exposition = leader.figures.exposition
+    assert exposition is not None
+    for name, family, number, unit in (
+        ("cost_usd", rollups.JOBS, "cost", DOLLAR),
+        ("list_cost_usd", rollups.JOBS, "list_cost", DOLLAR),
+        ("gpu_seconds", rollups.JOBS, "gpu_micros", SECOND),
+        ("model_cost_usd", rollups.MODELS, "cost", DOLLAR),
+        ("node_cost_usd", rollups.NODES, "cost", DOLLAR),
+    ):
+        total = sum(getattr(one, number) for one in exposition.families[family])
+        assert total > 0
+        stage.prometheus.wait(
+            f"sum(trainingjob_{name}_total)",
+            lambda found, total=total / unit: found == {(): pytest.approx(total)},  # type: ignore[misc]
+        )
+    # Nobody knows the price of the rare one: its job has no cost, which is not 0, and is told of.
+    for name, jobs in (("trainingjob_job_cost_usd", "pq"), ("trainingjob_unpriced", "r")):
+        stage.prometheus.wait(
+            f"max by (trainingjob) ({name})",
+            lambda found, jobs=jobs: {job for (job,) in found} == set(jobs),  # type: ignore[misc]
+        )
+
+
+def test_the_page_is_as_prometheus_wants_names_to_be(stage: Stage) -> None:
+    leader = stage.start(stage.ports[0])
+    machine = node("a")
+    held = pod("p", "j", machine, started=START + MINUTE)
+    leader.work(START + 4 * MINUTE, machine, held, Attributed("uid-j", 0, attribution("j")))
+    with urllib.request.urlopen(f"http://127.0.0.1:{stage.ports[0]}/metrics", timeout=60) as answer:
+        page = answer.read().decode()
+    # An hour of a node is a thing that is counted, and no time; and names are promises.
+    counted = ("trainingjob_ledger_closed_node_hours_total", "trainingjob_ledger_held_back_node_hours")
+    for text, known in ((page, counted), (generate_latest(Metrics().registry).decode(), ())):
+        said = scraper.promtool("check", "metrics", stdin=text).stderr.splitlines()
+        assert [line for line in said if line] == [
+            f'{name} use base unit "seconds" instead of "hours"' for name in known
+        ]

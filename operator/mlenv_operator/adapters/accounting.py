@@ -11,6 +11,7 @@ from mlenv_operator.ledger.accountant import Accountant, Listener
 from mlenv_operator.ledger.database import url_of
 from mlenv_operator.ledger.exports import BothMarks
 from mlenv_operator.ledger.ledger import marks_of, open_ledger
+from mlenv_operator.ledger.settling import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +37,10 @@ def build_accounting(
     url_of(settings.ledger_dsn)
     place = ConfigMapMarks(client, settings.namespace, f"{settings.lease_name}-counters")
     marks = BothMarks(place, marks_of(settings.ledger_dsn, settings.ledger_folder))
-    accountant = Accountant(lambda: open_ledger(settings.ledger_dsn, books), state.clock, marks)
-    keeper = Bookkeeper(accountant, state, look, Shown(accountant.figures).of)
+    rules = Rules(shares=settings.ledger_shares)
+    accountant = Accountant(lambda: open_ledger(settings.ledger_dsn, books, rules), state.clock, marks)
+    alone = settings.ledger_unheld == "idle"
+    keeper = Bookkeeper(accountant, state, look, Shown(accountant.figures).of, alone=alone)
     accountant.listener = Listener(state.jobs.uids, keeper.opened, keeper.durable)
     state.caches.nodes.on_change(keeper.node_changed)
     state.caches.pods.on_change(keeper.pod_changed)

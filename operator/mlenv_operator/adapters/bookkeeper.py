@@ -19,7 +19,7 @@ from mlenv_operator.cost.merge import merged
 from mlenv_operator.cost.moments import micros
 from mlenv_operator.cost.observe_attempts import attempt_marks, highest_step, turns, world_formed
 from mlenv_operator.cost.observe_jobs import attributed
-from mlenv_operator.cost.observe_pods import pod_fact
+from mlenv_operator.cost.observe_pods import not_to_come, pod_fact
 from mlenv_operator.cost.observe_spent import Metered, hear, tell
 
 if TYPE_CHECKING:
@@ -83,14 +83,19 @@ class Bookkeeper:
         state: State,
         look: Callable[[JobKey], None],
         shown: Callable[[str], Books] = lambda _: Books(kept=True),
+        *,
+        alone: bool = False,
     ) -> None:
-        """`look`: has a job looked at. `shown`: what was published of the job of a UID."""
+        """`look`: has a job looked at. `shown`: what was published of the job of a UID.
+
+        `alone`: pods of others hold nothing of the nodes.
+        """
         self._shown = shown
         self._ledger = ledger
         self._state = state
         self._look = look
         self._open = False
-        self._machines = Machines(ledger.offer, self._now)
+        self._machines = Machines(ledger.offer, self._now, alone=alone)
         self._attributed: dict[str, Attributed] = {}
         self._jobs: dict[JobKey, str] = {}
         self._told: dict[str, Pod] = {}
@@ -255,7 +260,8 @@ class Bookkeeper:
         if gone is None and view.finished and view.finished_at is None and not view.deleting:
             gone = self._now()  # it has ended, and nobody said when
         telemetry = view.uid in self._meters or (known is not None and known.telemetry)
-        return pod_fact(view, "" if life is None else life.uid, gone=gone, telemetry=telemetry)
+        fact = pod_fact(view, "" if life is None else life.uid, gone=gone, telemetry=telemetry)
+        return None if fact is None else not_to_come(fact, self._now())
 
     def _may_come(self, world: World, view: PodView) -> bool:
         """Whether the node of a pod that held something may only not have been seen yet."""

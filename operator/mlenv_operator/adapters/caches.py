@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlenv_api import names
 from mlenv_operator.adapters.metrics import Metrics, WatchReport
 from mlenv_operator.adapters.pricebooks import project_book
+from mlenv_operator.core.budgets import read_budget
 from mlenv_operator.core.project import (
     parse_environment,
     parse_revision,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from mlenv_api.podtemplate import EnvironmentSpec
+    from mlenv_operator.core.budgets import BudgetView
     from mlenv_operator.cost.books import BookView
     from mlenv_operator.kube.resources import Resource
     from mlenv_operator.runtime.clock import Clock
@@ -64,6 +66,7 @@ class Caches:
     cluster_environments: Informer[EnvironmentView]
     nodes: Informer[NodeView]
     price_books: Informer[BookView]
+    budgets: Informer[BudgetView]
 
     def all(self) -> tuple[Informer[Any], ...]:
         """Every informer."""
@@ -75,6 +78,7 @@ class Caches:
             self.cluster_environments,
             self.nodes,
             self.price_books,
+            self.budgets,
         )
 
 
@@ -109,6 +113,7 @@ def build_caches(client: Client, clock: Clock, rng: random.Random, metrics: Metr
         ),
         nodes=informer(resources.NODES, project_node),
         price_books=informer(resources.PRICE_BOOKS, project_book),
+        budgets=informer(resources.BUDGETS, read_budget),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -15,6 +15,7 @@ from mlenv_operator.core.quantity import quantity
 from mlenv_operator.cost.estimate import estimate, lasts
 from mlenv_operator.cost.facts import SECOND
 from mlenv_operator.cost.money import format_time, parse_dollars
+from mlenv_operator.cost.shares import GPU_DOMINANT
 from mlenv_operator.cost.wishes import wish_of
 from mlenv_operator.ledger.errors import LedgerError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.estimate import Estimate, Option, Wish
     from mlenv_operator.cost.facts import Micros, Node
     from mlenv_operator.cost.prices import PriceBook
+    from mlenv_operator.cost.shares import Policy
 
 MAX_SECONDS: Final = 315_360_000
 _KNOWN: Final = ("job", "seconds", "format")
@@ -46,9 +48,12 @@ class Asked:
 class Estimates:
     """Answers what a job would cost."""
 
-    def __init__(self, caches: Caches, prices: Callable[[], PriceBook]) -> None:
+    def __init__(
+        self, caches: Caches, prices: Callable[[], PriceBook], shares: Policy = GPU_DOMINANT
+    ) -> None:
         self._caches = caches
         self._prices = prices
+        self._shares = shares
 
     def prepare(self, namespace: str, pairs: Sequence[tuple[str, str]], now: Micros) -> Callable[[], bytes]:
         """Read what may change meanwhile; the rest is done by calling what this returns, in any thread."""
@@ -79,7 +84,7 @@ class Estimates:
         nodes: Sequence[Node],
         now: Micros,
     ) -> bytes:
-        wish = wish_of(asked.spec, environment)
+        wish = replace(wish_of(asked.spec, environment), shares=self._shares)
         found = estimate(wish, nodes, self._prices(), shipped_hardware(), now)
         return orjson.dumps(document(namespace, asked, wish, found, now))
 

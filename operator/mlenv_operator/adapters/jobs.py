@@ -15,7 +15,7 @@ from mlenv_operator.core.project import parse_job
 from mlenv_operator.core.world import JobKey, JobView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Raw = dict[str, Any]
 PARSED: Final = 1024
@@ -36,7 +36,9 @@ class _Entry(NamedTuple):
 class JobCache:
     """The newest known state of every job. A view never goes back in time."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Sequence[str] = ()) -> None:
+        """`keep`: labels that a job's charges keep."""
+        self._keep = tuple(keep)
         self._entries: dict[JobKey, _Entry] = {}
         self._parsed: OrderedDict[JobKey, JobView] = OrderedDict()
         self._waiters: dict[JobKey, list[asyncio.Future[None]]] = {}
@@ -77,7 +79,7 @@ class JobCache:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        view = self._parsed[key] = parse_job(orjson.loads(zlib.decompress(entry.body)))
+        view = self._parsed[key] = parse_job(orjson.loads(zlib.decompress(entry.body)), self._keep)
         if len(self._parsed) > PARSED:
             self._parsed.popitem(last=False)
         return view

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 class Machines:
     """Every node that is there or was, and what was told of it last."""
 
-    def __init__(self, offer: Callable[[Node | NodeMark], bool], now: Callable[[], Micros]) -> None:
+    def __init__(
+        self, offer: Callable[[Node | NodeMark], bool], now: Callable[[], Micros], *, alone: bool = False
+    ) -> None:
+        """`alone`: pods of others hold nothing of the nodes, so what ours do not hold is idle."""
         self._offer = offer
         self._now = now
+        self._alone = alone
         self._lives: dict[str, Node] = {}
         self._names: dict[str, list[str]] = {}
         """UIDs by name, oldest first: a name may come again as another machine."""
@@ -58,7 +62,7 @@ class Machines:
         self._mark(view, node)
 
     def _mark(self, view: NodeView, node: Node) -> None:
-        mark = next_mark(node.uid, view.use, self._now(), self._marks.get(node.uid), metered=False)
+        mark = next_mark(node.uid, view.use, self._now(), self._marks.get(node.uid), metered=self._alone)
         if mark is None:
             return
         if self._offer(mark):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from mlenv_operator.adapters.metrics import Metrics
     from mlenv_operator.adapters.money_table import Row
+    from mlenv_operator.core.budgets import Figure
+    from mlenv_operator.cost.budgets import MonthToDate
     from mlenv_operator.cost.facts import Micros
     from mlenv_operator.ledger.accountant import Accountant, Figures
     from mlenv_operator.ledger.auditing import Health
@@ -34,6 +36,8 @@ HELD_AT_ZERO: Final = 90 * SECOND
 """For so long a new series is shown as 0: a scrape a minute sees it, whenever it comes."""
 MAX_JOBS: Final = 10_000
 """Live jobs with series of their own; those that hold most GPUs come first."""
+MAX_OWNERS: Final = 2_000
+"""Teams and use cases with a sum of the month of their own; those that spent most come first."""
 MAX_TEXT: Final = 128
 """Characters of a label's value: whose job it is may be an annotation, and those have no bound."""
 
@@ -83,9 +87,15 @@ class Newborns:
 class Money(Collector):
     """Collects from the ledger's figures; `figures` gives None where there is no ledger."""
 
-    def __init__(self, figures: Callable[[], Figures | None], leads: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        figures: Callable[[], Figures | None],
+        leads: Callable[[], bool],
+        budgets: Callable[[], Sequence[Figure]] = lambda: (),
+    ) -> None:
         self._figures = figures
         self._leads = leads
+        self._budgets = budgets
         self._newborns = Newborns()
         self._lock = threading.Lock()
         self._rendered: tuple[int, list[Metric]] = (-1, [])
@@ -103,6 +113,7 @@ class Money(Collector):
         if figures is None or not leads:
             return
         yield from _of_figures(figures)
+        yield from _of_budgets(self._budgets())
         if exposition is not None:
             yield from self._money(exposition)
 
@@ -114,16 +125,22 @@ class Money(Collector):
                 metrics.append(_single(table.SHOWN_AT, exposition.as_of / SECOND))
                 overflow = sorted(exposition.overflow.items())
                 metrics.append(_metric(table.OVERFLOW, [((family,), n) for family, n in overflow]))
+                metrics.append(_of_month(exposition.month))
                 if exposition.health is not None:
                     metrics += _of_health(exposition.health)
                 self._rendered = exposition.number, metrics
             return self._rendered[1]
 
 
-def show_money(metrics: Metrics, accountant: Accountant | None, leads: Callable[[], bool]) -> None:
+def show_money(
+    metrics: Metrics,
+    accountant: Accountant | None,
+    leads: Callable[[], bool],
+    budgets: Callable[[], Sequence[Figure]] = lambda: (),
+) -> None:
     """Have it on /metrics: money where this replica leads, and everywhere what it does about money."""
     figures = accountant.figures if accountant else None
-    metrics.registry.register(Money(lambda: figures, leads))
+    metrics.registry.register(Money(lambda: figures, leads, budgets))
     if accountant is not None:
         metrics.before_scrape(accountant.refresh)
 
@@ -166,8 +183,9 @@ def _of_jobs(jobs: Sequence[LiveJob]) -> Iterator[Metric]:
     yield each(table.JOB_COST, lambda one: None if _lacking(one) and not one.cost else one.cost / DOLLAR)
     yield each(table.JOB_RATE, lambda one: None if one.unpriced else one.rate / DOLLAR)
     yield each(table.JOB_GPUS, lambda one: one.gpus)
+    yield each(table.JOB_TELEMETRY, lambda one: float(one.telemetry))
     yield each(table.JOB_GPU_SECONDS, lambda one: one.gpu_micros / SECOND)
-    yield each(table.JOB_GOODPUT, lambda one: one.productive / one.gpu_micros if one.gpu_micros else None)
+    yield each(table.JOB_GOODPUT, _goodput)
     yield each(table.JOB_START, lambda one: one.since / SECOND)
     yield each(table.JOB_UNPRICED, lambda one: 1.0 if _lacking(one) else None)
     yield _single(table.JOBS_HIDDEN, len(jobs) - len(shown))
@@ -178,10 +196,42 @@ def _lacking(one: LiveJob) -> bool:
     return one.unpriced or one.unpriced_micros > 0
 
 
+def _goodput(one: LiveJob) -> float | None:
+    """Of a job that does not tell of its steps nobody knows it: it would be 1 whatever it does."""
+    return one.productive / one.gpu_micros if one.gpu_micros and one.telemetry else None
+
+
 def _about(one: LiveJob) -> tuple[str, ...]:
     who = one.attribution
     words = (who.team, who.use_case, who.model, who.user, one.instance_type, one.capacity_type, who.queue)
     return tuple(word[:MAX_TEXT] for word in words)
+
+
+def _of_month(month: MonthToDate | None) -> Metric:
+    """By team and use case. What has no price, and nothing else, is left out: it did not cost 0."""
+    spent = month.spent.items() if month else ()
+    known: list[tuple[tuple[str, str], int]] = [
+        ((team[:MAX_TEXT], use_case[:MAX_TEXT]), one.cost)
+        for (team, use_case), one in spent
+        if team is not None and use_case is not None and (one.cost or not one.unpriced)
+    ]
+    known.sort(key=lambda one: (-one[1], one[0]))
+    sums: dict[tuple[str, ...], int] = defaultdict(int)
+    for place, (owner, cost) in enumerate(known):
+        sums[owner if place < MAX_OWNERS else (table.OTHER, table.OTHER)] += cost
+    return _metric(table.MONTH_COST, [(owner, cost / DOLLAR) for owner, cost in sums.items()])
+
+
+def _of_budgets(budgets: Sequence[Figure]) -> Iterator[Metric]:
+    """What is not known of one is left out."""
+
+    def each(row: Row, value: Callable[[Figure], int | None]) -> Metric:
+        values = [((one.team, one.use_case), value(one)) for one in budgets]
+        return _metric(row, [(owner, nanos / DOLLAR) for owner, nanos in values if nanos is not None])
+
+    yield each(table.BUDGET_LIMIT, lambda one: one.limit)
+    yield each(table.BUDGET_SPENT, lambda one: one.spent)
+    yield each(table.BUDGET_FORECAST, lambda one: one.forecast)
 
 
 def _of_figures(figures: Figures) -> Iterator[Metric]:

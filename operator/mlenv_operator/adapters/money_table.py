@@ -9,6 +9,9 @@ JOB: Final = ("namespace", "trainingjob", "uid")
 """What a series of one job carries, and nothing else: the rest is on `trainingjob_info`."""
 SPENT: Final = ("namespace", "team", "use_case", "instance_type", "capacity_type", "category")
 MACHINE: Final = ("instance_type", "capacity_type")
+OWNER: Final = ("team", "use_case")
+OTHER: Final = "__other__"
+"""Stands for all who have no series of their own."""
 STATES: Final = ("off", "standby", "starting", "hidden", "shown")
 """Why this replica shows money, or does not."""
 
@@ -57,6 +60,12 @@ JOB_GPU_SECONDS: Final = Row(
 JOB_GOODPUT: Final = Row(
     "trainingjob_goodput_ratio", "gauge", "Productive of all GPU-seconds that the job held.", JOB
 )
+JOB_TELEMETRY: Final = Row(
+    "trainingjob_step_telemetry_present",
+    "gauge",
+    "1 if the job tells what its steps take; 0: all time between init and drain counts as productive.",
+    JOB,
+)
 JOB_START: Final = Row(
     "trainingjob_start_timestamp_seconds", "gauge", "When the job's first pod was scheduled.", JOB
 )
@@ -68,6 +77,23 @@ JOB_UNPRICED: Final = Row(
 )
 JOBS_HIDDEN: Final = Row(
     "trainingjob_jobs_hidden", "gauge", "Live jobs without series of their own, because there are too many."
+)
+
+MONTH_COST: Final = Row(
+    "trainingjob_cost_month_to_date_usd",
+    "gauge",
+    "What pods of jobs cost in this month (UTC) so far; corrections may take it back.",
+    OWNER,
+)
+BUDGET_LIMIT: Final = Row("trainingjob_budget_limit_usd", "gauge", "What a Budget allows in a month.", OWNER)
+BUDGET_SPENT: Final = Row(
+    "trainingjob_budget_spent_usd", "gauge", "What is spent of a Budget in this month so far.", OWNER
+)
+BUDGET_FORECAST: Final = Row(
+    "trainingjob_budget_forecast_usd",
+    "gauge",
+    "What it comes to by the end of the month, if it goes on as in the last seven days.",
+    OWNER,
 )
 
 STATE: Final = Row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import asdict
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SHIPPED_BOOK: Final = "shipped"
 """How metrics name the prices in the wheel; a PriceBook of that name hides them there."""
+REFRESHED_BOOK: Final = "refreshed"
+"""And those that were read from a source since."""
 
 
 def project_book(raw: dict[str, Any]) -> BookView:
@@ -112,15 +115,19 @@ class Books:
     def _forget(self, name: str) -> None:
         self._used = {one: view for one, view in self._used.items() if one != name}
 
-    def refresh(self, source: PriceSource, provider: str, region: str, types: Collection[str]) -> bool:
-        """Ask a source for the prices of these machines; what cannot be had leaves the ones before in use."""
+    async def refresh(self, source: PriceSource, provider: str, region: str, types: Collection[str]) -> bool:
+        """Ask a source, in a thread, for the prices of these machines.
+
+        What cannot be had leaves the ones before in use.
+        """
         try:
-            rows = tuple(source.fetch(provider, region, types))
+            rows = await asyncio.to_thread(lambda: tuple(source.fetch(provider, region, types)))
         except PriceSourceError as error:
             log.warning("prices of %s %s are not refreshed: %s", provider, region, error)
             return False
-        self._refreshed = {**self._refreshed, (provider, region): rows}
-        self._renew()
+        if rows != self._refreshed.get((provider, region)):
+            self._refreshed = {**self._refreshed, (provider, region): rows}
+            self._renew()
         return True
 
     async def run(self) -> None:
@@ -159,6 +166,8 @@ class Books:
         """How old the prices are, by the word of their sources."""
         now = micros(self._clock.now())
         ages = {SHIPPED_BOOK: PriceBook(shipped_rows()).age(now) or 0}
+        refreshed = PriceBook(row for rows in self._refreshed.values() for row in rows).age(now)
+        ages |= {} if refreshed is None else {REFRESHED_BOOK: refreshed}
         ages |= {name: max(0, now - view.as_of) for name, view in self._used.items()}
         self._metrics.price_book_age.clear()
         for name, age in ages.items():

@@ -1,11 +1,11 @@
-"""Events about jobs, for people: few, and each once."""
+"""Events about jobs and budgets, for people: few, and each once."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mlenv_api.names import API_VERSION, MANAGED_BY, TRAINING_JOB
 from mlenv_operator.kube.errors import ApiError, LeaseLost
@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 REPEAT_S: Final = 600.0
-"""The same sentence about the same job is not written again sooner."""
+"""The same sentence about the same object is not written again sooner."""
 REMEMBERED: Final = 20_000
+CLUSTER_WIDE: Final = "default"
+"""Where the API server wants events about objects that are in no namespace."""
+
+
+class About(NamedTuple):
+    """The object that an event is about."""
+
+    kind: str
+    namespace: str
+    """Empty: it is in none."""
+    name: str
+    uid: str
 
 
 class Recorder:
@@ -33,27 +45,34 @@ class Recorder:
         self._said: OrderedDict[int, float] = OrderedDict()  # by hash: sentences are long, and many
 
     async def emit(self, job: JobView, event: Event) -> None:
+        """Write the event about the job, unless it was written just now."""
+        await self.tell(About(TRAINING_JOB, job.key.namespace, job.key.name, job.uid), event)
+
+    async def tell(self, about: About, event: Event) -> None:
         """Write the event, unless it was written just now."""
         now = self._clock.monotonic()
-        said = hash((job.uid, str(event.reason), event.message))
+        said = hash((about.uid, str(event.reason), event.message))
         if now - self._said.get(said, -REPEAT_S) < REPEAT_S:
             return
         self._said[said] = now
         if len(self._said) > REMEMBERED:
             self._said.popitem(last=False)
         try:
-            await self._client.create(EVENTS, self._body(job, event))
+            await self._client.create(EVENTS, self._body(about, event))
         except (ApiError, LeaseLost) as error:
-            log.warning("event %s for %s/%s not written: %s", event.reason, *job.key, error)
+            where = f"{about.namespace}/{about.name}".removeprefix("/")
+            log.warning("event %s for %s not written: %s", event.reason, where, error)
 
-    def _body(self, job: JobView, event: Event) -> dict[str, Any]:
+    def _body(self, about: About, event: Event) -> dict[str, Any]:
         now = self._clock.now()
         stamp = now.isoformat(timespec="microseconds").replace("+00:00", "Z")
-        mark = hashlib.sha256(f"{job.uid}{event.reason}{event.message}{stamp}".encode()).hexdigest()[:16]
+        mark = hashlib.sha256(f"{about.uid}{event.reason}{event.message}{stamp}".encode()).hexdigest()[:16]
+        place = {"namespace": about.namespace} if about.namespace else {}
+        name = about.name[:200].rstrip("-.")
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"namespace": job.key.namespace, "name": f"{job.key.name}.{mark}"},
+            "metadata": {"namespace": about.namespace or CLUSTER_WIDE, "name": f"{name}.{mark}"},
             "eventTime": stamp,
             "reportingController": MANAGED_BY,
             "reportingInstance": self._instance[:128],
@@ -63,9 +82,9 @@ class Recorder:
             "type": "Warning" if event.warning else "Normal",
             "regarding": {
                 "apiVersion": API_VERSION,
-                "kind": TRAINING_JOB,
-                "namespace": job.key.namespace,
-                "name": job.key.name,
-                "uid": job.uid,
+                "kind": about.kind,
+                **place,
+                "name": about.name,
+                "uid": about.uid,
             },
         }

@@ -42,3 +42,21 @@ class Books:
 
 
 NO_BOOKS: Final = Books()
+STALE_S: Final = 900.0
+"""A ledger that has said nothing for so long watches nothing."""
+
+
+def silence(books: Books, now: datetime) -> str:
+    """Why the ledger tells nobody what things cost now; empty when it does."""
+    if not books.kept:
+        return "the operator keeps no ledger. Ask the platform team to set ledger.type in its chart"
+    if books.problem:
+        return f"the ledger shows nothing: {books.problem}. Ask the platform team"
+    if books.as_of is None:
+        return "the ledger has not been read yet"
+    if (now - books.as_of).total_seconds() > STALE_S:
+        return (
+            f"the ledger has said nothing since {books.as_of:%Y-%m-%d %H:%M} UTC. Ask the platform team to"
+            " look at the operator's log"
+        )
+    return ""

@@ -34,7 +34,7 @@ from mlenv_operator.cost.observe_nodes import machine, use_of
 from mlenv_operator.cost.resources import of_pod
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -104,8 +104,11 @@ def project_node(raw: Mapping[str, Any]) -> NodeView:
     )
 
 
-def parse_job(raw: Mapping[str, Any]) -> JobView:
-    """The view of a TrainingJob; what cannot be read becomes problems, never an exception."""
+def parse_job(raw: Mapping[str, Any], keep: Sequence[str] = ()) -> JobView:
+    """The view of a TrainingJob; what cannot be read becomes problems, never an exception.
+
+    `keep`: labels that its charges keep beside those that mean something anyway.
+    """
     meta = raw["metadata"]
     raw_spec = raw.get("spec") or {}
     spec, problems = _parse(TrainingJobSpec, raw_spec, "spec")
@@ -127,7 +130,7 @@ def parse_job(raw: Mapping[str, Any]) -> JobView:
         code=Code.of(meta.get("annotations") or {}),
         deleting=bool(meta.get("deletionTimestamp")),
         managed=raw_spec.get("managedBy", names.MANAGED_BY) == names.MANAGED_BY,
-        attribution=attribution(meta),
+        attribution=attribution(meta, keep),
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlenv_operator.cost.hardware import Hardware
     from mlenv_operator.cost.prices import PriceBook, PriceRow
     from mlenv_operator.cost.resources import Held
+    from mlenv_operator.cost.shares import Policy
 
 MIB: Final = 1 << 20
 _BOUGHT_AHEAD: Final = frozenset({CapacityType.CAPACITY_BLOCK, CapacityType.RESERVED})
@@ -40,6 +41,8 @@ class Wish:
     """What a machine must be, by field of Node: any of these values."""
     unjudged: tuple[str, ...] = ()
     """What else it selects nodes by, of which prices know nothing."""
+    shares: Policy = GPU_DOMINANT
+    """By which nodes are shared: the ledger's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,7 @@ def _only(values: frozenset[str]) -> str:
 def _share(wish: Wish, machine: Node) -> Fraction:
     gpus, cpu, memory = wish.held
     pod = Pod("", "", "", "", "", gpus=gpus, cpu_milli=cpu, memory_bytes=memory)
-    return Fraction(GPU_DOMINANT.weight(machine, pod), GPU_DOMINANT.whole(machine))
+    return Fraction(wish.shares.weight(machine, pod), wish.shares.whole(machine))
 
 
 def _nothing(wish: Wish, cluster: tuple[Node, ...], book: PriceBook) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from mlenv_operator.cost.facts import Pod
+from mlenv_operator.cost.facts import SECOND, Pod
 from mlenv_operator.cost.moments import micros
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
     from mlenv_operator.core.world import PodView
     from mlenv_operator.cost.facts import Micros
+
+AHEAD: Final = 300 * SECOND
+"""By so much a kubelet's clock may be ahead of ours: what it tells within is taken as told."""
 
 
 def pod_fact(
@@ -38,6 +42,16 @@ def pod_fact(
         released=released(view, gone),
         telemetry=telemetry,
     )
+
+
+def not_to_come(pod: Pod, seen: Micros) -> Pod:
+    """The fact as it was seen: what is told of a time to come has happened by then.
+
+    A clock that is wrong by years would have a pod hold its node for as long.
+    """
+    told = {name: getattr(pod, name) for name in ("started", "finished", "released")}
+    wrong: dict[str, Any] = {name: seen for name, at in told.items() if at is not None and at > seen + AHEAD}
+    return replace(pod, **wrong) if wrong else pod
 
 
 def released(view: PodView, gone: Micros | None = None) -> Micros | None:

@@ -48,3 +48,4 @@ CLUSTER_ENVIRONMENTS: Final = Resource(
     names.GROUP, names.VERSION, names.CLUSTER_ENVIRONMENTS, namespaced=False
 )
 PRICE_BOOKS: Final = Resource(names.GROUP, names.VERSION, names.PRICE_BOOKS, namespaced=False)
+BUDGETS: Final = Resource(names.GROUP, names.VERSION, names.BUDGETS, namespaced=False)

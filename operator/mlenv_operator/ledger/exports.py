@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from mlenv_operator.cost.budgets import MonthToDate
     from mlenv_operator.cost.facts import Micros
     from mlenv_operator.ledger.auditing import Health
     from mlenv_operator.ledger.database import Database
@@ -145,6 +146,8 @@ class Exposition:
     overflow: Mapping[str, int] = field(default_factory=dict)
     """Series that were put together as `__other__` when there were too many, by family."""
     jobs: tuple[LiveJob, ...] = ()
+    month: MonthToDate | None = None
+    """Who spent what in the current month."""
     health: Health | None = None
 
 

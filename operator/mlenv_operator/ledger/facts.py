@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, func, select
 
 from mlenv_operator.cost.facts import Attributed, Category, Mark, Node, NodeMark, NodeUse, Pod
-from mlenv_operator.ledger import schema
+from mlenv_operator.cost.shares import GPU_DOMINANT
+from mlenv_operator.ledger import schema, sharing
 from mlenv_operator.ledger.intake import NODE_FIELDS
 from mlenv_operator.ledger.names import attribution_from, chunks
 from mlenv_operator.ledger.schema import FOREVER, WORDS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from mlenv_operator.cost.facts import Attribution, Micros
     from mlenv_operator.cost.segments import Segment
+    from mlenv_operator.cost.shares import Policy
 
 
 _CATEGORIES: Final = {number: one for number, one in WORDS.items() if isinstance(one, Category)}
@@ -37,11 +39,14 @@ class NodeFacts:
     marks: list[Mark] = field(default_factory=list)
     node_marks: list[NodeMark] = field(default_factory=list)
     attributed: list[Attributed] = field(default_factory=list)
+    policy: Policy = GPU_DOMINANT
+    """By which the hour is shared."""
 
 
 def arguments(facts: NodeFacts, segments: Sequence[Segment]) -> tuple[Any, ...]:
     """As `cost.metering` takes them, after the hour."""
-    return facts.node, facts.pods, facts.marks, facts.node_marks, facts.attributed, segments
+    about = facts.node, facts.pods, facts.marks, facts.node_marks, facts.attributed
+    return *about, segments, facts.policy
 
 
 @dataclass(slots=True)
@@ -56,8 +61,10 @@ class Facts:
 
 def read(connection: Connection, node_ids: Collection[int], start: Micros, end: Micros) -> Facts:
     """What touches [start, end) on these nodes, in the order of their numbers."""
+    policy = sharing.policy_at(connection, start)
     by_id = {
-        row.id: NodeFacts(row.id, row.machine_id, node_from(row)) for row in _nodes(connection, node_ids)
+        row.id: NodeFacts(row.id, row.machine_id, node_from(row), policy=policy)
+        for row in _nodes(connection, node_ids)
     }
     facts = Facts([by_id[number] for number in sorted(by_id)])
     nodes_of = _read_pods(connection, facts, by_id, start, end)

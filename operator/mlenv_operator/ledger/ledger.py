@@ -21,11 +21,13 @@ from mlenv_operator.ledger import (
     remembered,
     schema,
     settling,
+    sharing,
 )
 from mlenv_operator.ledger.auditing import Audit
 from mlenv_operator.ledger.database import Database, sqlite_file, url_of
 from mlenv_operator.ledger.exports import FileMarks, MemoryMarks
 from mlenv_operator.ledger.live import Lives
+from mlenv_operator.ledger.monthly import Monthly
 from mlenv_operator.ledger.openhours import OpenHours
 from mlenv_operator.ledger.prices import NoPrices
 
@@ -82,14 +84,16 @@ class Ledger:
         self._audit = Audit()
         self._open = OpenHours(metering.growth, self.prices)
         self._lives = Lives()
+        self._monthly = Monthly()
 
     def begin(self, writer: Writer, since: Micros = 0) -> None:
-        """Take the ledger over for writing. In a new one nothing before `since` is accounted, ever."""
+        """Take the ledger over for writing, now. In a new one nothing before `since` is accounted, ever."""
         self.database.take(writer)
         self._forget()  # another may have written meanwhile
         with self.database.changing() as connection:
-            if remarks.get(connection, "since") is None:
+            if new := remarks.get(connection, "since") is None:
                 remarks.put(connection, "since", str(since // HOUR))
+            sharing.choose(connection, self.rules.shares, since, new=new)
 
     def remembered(self, job_uids: Collection[str]) -> Remembered:
         """What was told last, of these jobs and of all nodes and pods that may go on."""
@@ -170,17 +174,19 @@ class Ledger:
             with self.database.reading() as connection:
                 open_ = self._open.look(connection, now)
                 jobs = self._lives.look(connection, open_.jobs, now)
+                month = self._monthly.look(connection, open_.payers, now)
                 health = self._audit.look(connection, open_.unpriced)
         except BaseException:
             self._forget()  # half of it may be from before
             raise
         shown = exports.publish(self.database, marks, open_.counters, now)
-        return replace(shown, jobs=jobs, health=health)
+        return replace(shown, jobs=jobs, month=month, health=health)
 
     def _forget(self) -> None:
         """Have the next publication read everything."""
         self._open.forget()
         self._lives.forget()
+        self._monthly.forget()
 
     def counters(self, family: str) -> list[Counter]:
         """Sums since installation, corrections included: `jobs`, `models` or `nodes`."""

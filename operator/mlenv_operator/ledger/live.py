@@ -38,6 +38,8 @@ class LiveJob:
     gpus: int
     since: Micros
     """When its first pod was scheduled."""
+    telemetry: bool = field(default=False, kw_only=True)
+    """Whether a pod of it tells what its steps take: without, all time of its program is productive."""
     cost: Nanos
     rate: Nanos
     """An hour, now."""
@@ -60,6 +62,7 @@ class _Life:
     gpus: int
     until: Micros
     """The end of the last pod; FOREVER while one is held."""
+    telemetry: bool = False
     since: Micros = 0
     costs: dict[str, Nanos] = field(default_factory=dict)
     """Of closed hours, by category."""
@@ -186,6 +189,7 @@ def _job(uid: str, life: _Life, who: Attribution, open_: OpenJob | None) -> Live
         capacity_type=capacity,
         gpus=life.gpus,
         since=life.since,
+        telemetry=life.telemetry,
         cost=sum(costs.values()),
         rate=open_.rate if open_ else 0,
         gpu_micros=life.gpu_micros + (open_.gpu_micros if open_ else 0),
@@ -201,7 +205,7 @@ def _held(connection: Connection, now: Micros, among: Collection[str] | None = N
     pod, node, uid = schema.pod.c, schema.node.c, schema.uid.c
     gpus = func.sum(case((pod.released == FOREVER, pod.gpus), else_=0))
     query = (
-        select(uid.uid, pod.job_id, gpus, func.max(pod.released))
+        select(uid.uid, pod.job_id, gpus, func.max(pod.released), func.max(pod.telemetry))
         .join(schema.node, node.id == pod.node_id)
         .join(schema.uid, uid.id == pod.job_id)
         .where(node.next_hour < DONE, pod.released > now - LINGER, pod.job_id > 0)
@@ -210,7 +214,7 @@ def _held(connection: Connection, now: Micros, among: Collection[str] | None = N
     if among is not None:
         query = query.where(uid.uid.in_(among))
     rows = connection.execute(query)
-    return {row[0]: _Life(int(row[1]), int(row[2]), int(row[3])) for row in rows}
+    return {row[0]: _Life(int(row[1]), int(row[2]), int(row[3]), bool(row[4])) for row in rows}
 
 
 def _settled(connection: Connection, seq: int) -> set[int]:

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from mlenv_operator.cost.facts import HOUR, Attributed, Category, Mark, Node, NodeMark, NodeUse, Pod
 from mlenv_operator.cost.observe_spent import Metered
 from mlenv_operator.ledger import facts, names, rollups, schema
+from mlenv_operator.ledger.calendar import month_of
 from mlenv_operator.ledger.opening import HOURS, hourly
 from mlenv_operator.ledger.schema import KINDS
 
@@ -37,6 +38,8 @@ NODES: Final = 250
 
 Place: TypeAlias = "tuple[int, int]"
 """Hour and node, by number."""
+Payer: TypeAlias = "tuple[int, str, str]"
+"""Month, team and use case."""
 
 
 @dataclass(slots=True)
@@ -45,6 +48,9 @@ class Counted:
 
     key: tuple[Any, ...]
     counters: list[tuple[str, str]]
+    payer: Payer | None
+    """None: nobody, it is a use of the node."""
+    unpriced: bool
     fixed: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     """Of rows that have come to rest."""
     now: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
@@ -123,6 +129,8 @@ class Opened(NamedTuple):
     counters: dict[tuple[str, str], list[int]]
     jobs: dict[str, OpenJob]
     unpriced: dict[tuple[str, str], Micros]
+    payers: dict[Payer, list[int]]
+    """Cost, and time of pods of which nobody knows the price."""
 
 
 class OpenHours:
@@ -209,27 +217,27 @@ class OpenHours:
         node, start = one.node, hour * HOUR
         segments = self._source.segments(node, start, start + HOUR)
         growth = self._grow(start, *facts.arguments(one, segments), now=now)
-        machine = (node.instance_type, node.capacity_type)
+        machine, month = (node.instance_type, node.capacity_type), month_of(hour)
         kept = _Hour(growth.since, growth.until, machine, growth.unpriced, growth.unpriced_each)
         self._hours[hour, one.id] = kept
         for row in growth.rows:
-            counted, job = self._place(row.key, one, moves=bool(row.each.held))
+            counted, job = self._place(row.key, one, month, moves=bool(row.each.held))
             if row.each.held:
                 pace = self._pace(row, growth.whole, machine)
                 kept.moving.append((counted, job, pace, *row.base))
             else:
                 self._rest(kept, (counted, job), row, growth.whole)
 
-    def _place(self, key: Key, on: NodeFacts, *, moves: bool) -> tuple[Counted, OpenJob | None]:
+    def _place(self, key: Key, on: NodeFacts, month: int, *, moves: bool) -> tuple[Counted, OpenJob | None]:
         """What the row adds to."""
-        to = key.attribution
-        group = (to.namespace, to.team, to.use_case, to.model, on.machine_id, key.category or key.use)
+        to, kind = key.attribution, key.category or key.use
+        who = (to.namespace, to.team, to.use_case, to.model)
+        group = (*who, on.machine_id, month, not key.price_id, kind)
         counted = self._counted.get(group)
         if counted is None:
-            who = dict(zip(schema.FACETS, names.facet_of(to), strict=True))
-            machine = dict(zip(schema.MACHINES, names.machine_of(on.node), strict=True))
-            labels = rollups.counters_of(who, machine, _number(key))
-            counted = self._counted[group] = Counted(group, labels)
+            payer = (month, to.team, to.use_case) if key.category else None
+            labels = _counters_of(key, on)
+            counted = self._counted[group] = Counted(group, labels, payer, unpriced=not key.price_id)
         counted.users += 1
         if not to.job_uid:
             return counted, None
@@ -279,7 +287,8 @@ class OpenHours:
             _move(hour.moving, passed)
             if hour.unpriced or hour.unpriced_each:
                 unpriced[hour.machine] += hour.unpriced + hour.unpriced_each * passed
-        return Opened(self._counters(), self._jobs, {key: time for key, time in unpriced.items() if time})
+        missing = {key: time for key, time in unpriced.items() if time}
+        return Opened(self._counters(), self._jobs, missing, self._payers())
 
     def _counters(self) -> dict[tuple[str, str], list[int]]:
         sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
@@ -287,6 +296,14 @@ class OpenHours:
             if one.now[0]:
                 for key in one.counters:
                     rollups.plus(sums[key], one.now)
+        return dict(sums)
+
+    def _payers(self) -> dict[Payer, list[int]]:
+        sums: dict[Payer, list[int]] = defaultdict(lambda: [0, 0])
+        for one in self._counted.values():
+            if one.payer is not None and one.now[0]:
+                held, _, cost, _ = one.now
+                rollups.plus(sums[one.payer], (cost, held if one.unpriced else 0))
         return dict(sums)
 
 
@@ -322,6 +339,12 @@ def _fix(rest: _Rest, sign: int) -> None:
         job.fixed_gpus[0] += sign * amounts[1]
         job.fixed_gpus[1] += sign * amounts[1] * (category == _PRODUCTIVE)
         job.fixed_unpriced += sign * amounts[0] * unpriced
+
+
+def _counters_of(key: Key, on: NodeFacts) -> list[tuple[str, str]]:
+    who = dict(zip(schema.FACETS, names.facet_of(key.attribution), strict=True))
+    machine = dict(zip(schema.MACHINES, names.machine_of(on.node), strict=True))
+    return rollups.counters_of(who, machine, _number(key))
 
 
 def _number(key: Key) -> int:

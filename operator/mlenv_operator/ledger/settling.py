@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from sqlalchemy import delete, func, insert, select, tuple_, update
 
 from mlenv_operator.cost.facts import HOUR, SECOND, Category
-from mlenv_operator.ledger import facts, names, rollups, schema
+from mlenv_operator.ledger import facts, names, rollups, schema, sharing
 from mlenv_operator.ledger.calendar import month_at, month_of, next_month, show_hour
 from mlenv_operator.ledger.errors import Imbalance
 from mlenv_operator.ledger.prices import number_prices
@@ -51,6 +51,8 @@ class Rules:
     """So long an hour waits for the end of a pod that must have ended; then it closes without."""
     nodes: int = 200
     """In one transaction."""
+    shares: str = sharing.DEFAULT
+    """By which policy nodes are shared, as `cost.shares` names it: from the next hour on."""
 
 
 @dataclass(frozen=True, slots=True)

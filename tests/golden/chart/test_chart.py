@@ -166,6 +166,8 @@ MISTAKES = {
     "ledger.type=postgresql": "minLength: got 0, want 1",
     "metrics.serviceMonitor.interval=often": "does not match pattern",
     "ledger.type=mysql": "value must be one of 'none', 'sqlite', 'postgresql'",
+    "ledger.shares=fair": "does not match pattern",
+    "ledger.unheld=ours": "value must be one of 'unattributed', 'idle'",
 }
 
 
@@ -217,6 +219,39 @@ def test_the_ledgers_volume_is_had_by_one_and_stays(render: Callable[..., list[d
     assert not of_kind(own, "PersistentVolumeClaim")
     volumes = of_kind(own, "Deployment")[0]["spec"]["template"]["spec"]["volumes"]
     assert {"name": "ledger", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+
+
+def test_how_nodes_are_shared_is_told_to_the_operator(render: Callable[..., list[dict[str, Any]]]) -> None:
+    def told(*settings: str) -> dict[str, str]:
+        (operator,) = of_kind(render("--set", ",".join(settings)), "Deployment")
+        variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+        prefix = "MLENV_OPERATOR_LEDGER_"
+        return {
+            one["name"].removeprefix(prefix): one["value"]
+            for one in variables
+            if one["name"].startswith(prefix)
+        }
+
+    sqlite = ("ledger.type=sqlite", "replicas=1")
+    others = ("ledger.shares=weights=9/0.9/0.1", "ledger.unheld=idle", "ledger.labels={cost-center,site}")
+    assert told(*sqlite) == {"DSN": "sqlite:////ledger/ledger.db"}
+    assert told(*others) == {}
+    assert told(*sqlite, *others) == {
+        "DSN": "sqlite:////ledger/ledger.db",
+        "SHARES": "weights=9/0.9/0.1",
+        "UNHELD": "idle",
+        "LABELS": "cost-center,site",
+    }
+
+
+def test_a_price_list_is_mounted_for_the_operator(render: Callable[..., list[dict[str, Any]]]) -> None:
+    on = "ledger.type=sqlite,replicas=1,ledger.prices.configMap=spot,ledger.prices.key=list.csv"
+    (operator,) = of_kind(render("--set", on), "Deployment")
+    pod = operator["spec"]["template"]["spec"]
+    assert {"name": "prices", "configMap": {"name": "spot", "optional": True}} in pod["volumes"]
+    (container,) = pod["containers"]
+    assert {"name": "prices", "mountPath": "/prices", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "MLENV_OPERATOR_PRICE_FILE", "value": "/prices/list.csv"} in container["env"]
 
 
 def test_rules_are_those_of_the_file(render: Callable[..., list[dict[str, Any]]]) -> None:

@@ -50,6 +50,22 @@ def test_all_mistakes_are_listed_together() -> None:
         assert part in message
 
 
+def test_how_nodes_are_shared_and_which_labels_are_kept() -> None:
+    assert Settings.from_environment(LEAST).kept_labels == ()
+    given = {
+        "MLENV_OPERATOR_LEDGER_SHARES": "weights=9/0.9/0.1",
+        "MLENV_OPERATOR_LEDGER_LABELS": "cost-center, example.com/site,",
+        "MLENV_OPERATOR_LEDGER_UNHELD": "idle",
+    }
+    settings = Settings.from_environment(LEAST | given)
+    assert settings.kept_labels == ("cost-center", "example.com/site")
+    assert (settings.ledger_shares, settings.ledger_unheld) == ("weights=9/0.9/0.1", "idle")
+    with pytest.raises(SettingsError, match=r"LEDGER_SHARES: .*Use gpu-dominant, or weights="):
+        Settings.from_environment(LEAST | {"MLENV_OPERATOR_LEDGER_SHARES": "fair"})
+    with pytest.raises(SettingsError, match="LEDGER_UNHELD must be one of unattributed, idle"):
+        Settings.from_environment(LEAST | {"MLENV_OPERATOR_LEDGER_UNHELD": "ours"})
+
+
 def test_lease_timings_must_fit_together() -> None:
     with pytest.raises(SettingsError, match="RENEW_DEADLINE_S < DURATION_S"):
         Settings.from_environment(LEAST | {"MLENV_OPERATOR_LEASE_DURATION_S": "5"})

@@ -85,8 +85,8 @@ def test_submit_says_which_commit_the_folder_is_of_unless_told_not_to(mlenv: Mle
     for words in (("init", "--quiet"), ("add", "train.py"), (*who, "commit", "--quiet", "-m", "first")):
         subprocess.run(["git", *words], check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    assert mlenv("submit", "-", text=manifest).returncode == 0
-    assert mlenv("submit", "-", "--no-git", text=manifest).returncode == 0
+    assert mlenv("submit", "-", "--no-estimate", text=manifest).returncode == 0
+    assert mlenv("submit", "-", "--no-estimate", "--no-git", text=manifest).returncode == 0
     told, silent = (request.body["metadata"] for request in server.requests)
     assert told["annotations"]["mlenv.io/git-commit"] == head.strip()
     assert silent == {"name": "ranker"}

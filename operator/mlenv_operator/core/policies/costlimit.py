@@ -13,6 +13,7 @@ from mlenv_api.conditions import ConditionType, Reason
 from mlenv_api.cost import CostAction
 from mlenv_api.trainingjob import AttemptState
 from mlenv_operator.core.actions import Event
+from mlenv_operator.core.books import STALE_S, silence
 from mlenv_operator.core.classify import LIVE, TERMINAL
 from mlenv_operator.core.diagnose import Headline
 from mlenv_operator.core.spending import spent, told
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from mlenv_api.trainingjob import TrainingJobStatus
     from mlenv_operator.core.classify import Scene
 
-STALE_S: Final = 900.0
-"""A ledger that has said nothing for so long watches nothing."""
 _THEN: Final = {
     CostAction.WARN: "Training goes on: suspend or delete the job to stop it, or raise spec.cost.limit",
     CostAction.SUSPEND: "The job is suspended: raise spec.cost.limit, or remove spec.cost, to go on",
@@ -133,16 +132,5 @@ def _sentence(scene: Scene, limit: CostSpec, state: AttemptState | None) -> str:
 
 def _unwatched(scene: Scene) -> str:
     """Why nobody can say what the job costs; empty when somebody can."""
-    books, cost = scene.world.books, told(scene)
-    if not books.kept:
-        return "the operator keeps no ledger. Ask the platform team to set ledger.type in its chart"
-    if books.problem:
-        return f"the ledger shows nothing: {books.problem}. Ask the platform team"
-    if books.as_of is None:
-        return "the ledger has not been read yet"
-    if (scene.now - books.as_of).total_seconds() > STALE_S:
-        return (
-            f"the ledger has said nothing since {books.as_of:%Y-%m-%d %H:%M} UTC. Ask the platform team to"
-            " look at the operator's log"
-        )
-    return cost.message if cost is not None else ""
+    cost = told(scene)
+    return silence(scene.world.books, scene.now) or (cost.message if cost is not None else "")

@@ -14,7 +14,8 @@ from mlenv_operator.adapters.bookkeeper import Bookkeeper
 from mlenv_operator.core.converge import release
 from mlenv_operator.core.project import parse_job, project_node, project_pod
 from mlenv_operator.core.world import BeatView, JobKey, World
-from mlenv_operator.cost.facts import SECOND, Attributed, Mark, Node, NodeMark, Pod
+from mlenv_operator.cost.facts import SECOND, Attributed, Mark, Node, NodeMark, NodeUse, Pod
+from mlenv_operator.cost.moments import micros
 from mlenv_operator.cost.observe_spent import Metered
 from mlenv_operator.ledger.ledger import open_ledger
 from mlenv_operator.ledger.remembered import Remembered
@@ -55,12 +56,12 @@ class Stored:
 class Desk:
     """A bookkeeper, and what it sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = False) -> None:
         self.clock = FakeClock()
         self.state = empty_state(self.clock)
         self.ledger = Stored()
         self.looked: list[JobKey] = []
-        self.keeper = Bookkeeper(self.ledger, self.state, self.looked.append)
+        self.keeper = Bookkeeper(self.ledger, self.state, self.looked.append, alone=alone)
         self.state.caches.nodes.on_change(self.keeper.node_changed)
         self.state.caches.pods.on_change(self.keeper.pod_changed)
 
@@ -115,6 +116,25 @@ def test_a_pod_goes_once_its_end_is_stored(desk: Desk) -> None:
     assert (told.node_uid, told.released - told.scheduled) == ("node-1", 59 * SECOND)
     desk.ledger.stored.add(told)
     assert may_go(desk.look(ended))
+
+
+YEARS = 10 * 365 * 24 * 3600
+
+
+@pytest.mark.parametrize(("ahead", "held"), [(60, 120), (YEARS, 60)])
+def test_a_pod_whose_kubelet_has_a_wrong_clock_does_not_hold_its_node_for_years(
+    desk: Desk, ahead: int, held: int
+) -> None:
+    desk.node()
+    desk.keeper.opened(Remembered())
+    ended = desk.pod(ahead)
+    assert not may_go(desk.look(ended))
+    (told,) = desk.ledger.of(Pod)
+    assert told.released - told.scheduled == held * SECOND
+    desk.ledger.stored.add(told)
+    desk.clock.jump(3600)
+    assert may_go(desk.look(ended))
+    assert desk.ledger.of(Pod) == [told]
 
 
 def test_what_is_seen_twice_is_told_once(desk: Desk) -> None:
@@ -182,6 +202,22 @@ def test_a_new_leader_finds_what_went_while_nobody_led(desk: Desk) -> None:
     desk.keeper.opened(Remembered(nodes=(old,), pods=(pod,)))
     assert [fact.deleted is not None for fact in desk.ledger.of(Node)] == [True]
     assert [fact.released is not None for fact in desk.ledger.of(Pod)] == [True]
+
+
+def test_what_no_job_holds_is_idle_only_where_nobody_else_may_hold_it(desk: Desk) -> None:
+    desk.node()
+    desk.keeper.opened(Remembered())
+    (mark,) = desk.ledger.of(NodeMark)
+    assert mark.use is NodeUse.UNATTRIBUTED
+    alone = Desk(alone=True)
+    alone.node()
+    alone.keeper.opened(Remembered())
+    assert (len(alone.ledger.of(Node)), alone.ledger.of(NodeMark)) == (1, [])
+    # Who sets it later changes nothing that was: the mark is of now.
+    later = Desk(alone=True)
+    later.node()
+    later.keeper.opened(Remembered(nodes=tuple(alone.ledger.of(Node)), node_marks=(mark,)))
+    assert later.ledger.of(NodeMark) == [NodeMark(mark.node_uid, micros(later.clock.now()), None)]
 
 
 def beat(desk: Desk, step: int, **seconds: int) -> BeatView:

@@ -16,6 +16,7 @@ from mlenv_operator.adapters.estimates import Estimates
 from mlenv_operator.core.world import EnvironmentView, NodeView
 from mlenv_operator.cost.facts import DOLLAR, Node
 from mlenv_operator.cost.prices import PriceBook, PriceRow
+from mlenv_operator.cost.shares import parse_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +90,15 @@ async def test_a_job_by_the_hour_for_a_time_and_up_to_its_bounds(dsn: str, estim
     assert body["limit"] == {
         "nanos": str(25 * DOLLAR), "onExceeded": "Suspend", "reachedAfterSeconds": 1800,
     }  # fmt: skip
+
+
+async def test_shares_are_those_of_the_ledger(dsn: str) -> None:
+    caches: Caches = Seen()  # type: ignore[assignment]
+    by_weights = Estimates(caches, lambda: PriceBook([PRICE]), parse_policy("weights=1/0/1"))
+    async with served(dsn, Cluster(), by_weights) as get:
+        told = await get(path(JOB), "ann")
+    # Four of eight devices, and nothing of 2 TiB: 4 of 8 + 2048.
+    assert told.body["options"][0]["share"] == "1/514"
 
 
 async def test_without_a_price_every_sum_is_null(dsn: str) -> None:

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from mlenv_operator.adapters import money_table
+from mlenv_operator.adapters import money, money_table
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.money import HELD_AT_ZERO, MAX_JOBS, Money, show_money
+from mlenv_operator.core.budgets import ANY, Figure
+from mlenv_operator.cost.budgets import MonthToDate, Spent
 from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attribution
 from mlenv_operator.ledger.accountant import Figures
 from mlenv_operator.ledger.auditing import Health
@@ -25,7 +27,7 @@ LABELS = {
 JOB = {"namespace": "ml", "trainingjob": "ranker", "uid": "u"}
 LIVE = LiveJob(
     "u", Attribution("ml", "ranker", "u", "ads", "m", "ctr", "ann", "gpu"), "p5", "spot", 8, 5 * SECOND,
-    3 * DOLLAR, 55 * DOLLAR, 100 * SECOND, 80 * SECOND, unpriced=False,
+    3 * DOLLAR, 55 * DOLLAR, 100 * SECOND, 80 * SECOND, unpriced=False, telemetry=True,
 )  # fmt: skip
 HEALTH = Health(HOUR, 2, 1, {"pod": 4}, 3, 0, {("p5", "spot"): 60 * SECOND})
 
@@ -37,7 +39,8 @@ class Site:
         self.figures: Figures | None = Figures()
         self.leads = True
         self.registry = CollectorRegistry()
-        self.registry.register(Money(lambda: self.figures, lambda: self.leads))
+        self.budgets: tuple[Figure, ...] = ()
+        self.registry.register(Money(lambda: self.figures, lambda: self.leads, lambda: self.budgets))
 
     def show(self, number: int, cost: int, *, fresh: bool = False, **more: object) -> None:
         """Publish one counter of this many nanodollars, half a minute after the one before."""
@@ -125,6 +128,7 @@ def test_a_live_job(site: Site) -> None:
     assert site.value("trainingjob_job_cost_usd", **JOB) == 3.0
     assert site.value("trainingjob_cost_rate_usd_per_hour", **JOB) == 55.0
     assert site.value("trainingjob_goodput_ratio", **JOB) == 0.8
+    assert site.value("trainingjob_step_telemetry_present", **JOB) == 1.0
     assert site.value("trainingjob_gpus", **JOB) == 8
     assert site.value("trainingjob_start_timestamp_seconds", **JOB) == 5.0
     assert site.value("trainingjob_unpriced", **JOB) is None
@@ -133,6 +137,13 @@ def test_a_live_job(site: Site) -> None:
     assert site.value("trainingjob_info", **JOB, **who, **where) == 1.0
     site.show(2, 0)
     assert site.value("trainingjob_gpus", **JOB) is None
+
+
+def test_a_job_that_does_not_tell_of_its_steps_has_no_goodput(site: Site) -> None:
+    site.show(1, 0, jobs=(replace(LIVE, telemetry=False),))
+    assert site.value("trainingjob_goodput_ratio", **JOB) is None
+    assert site.value("trainingjob_step_telemetry_present", **JOB) == 0.0
+    assert site.value("trainingjob_job_gpu_seconds", **JOB) == 100.0
 
 
 def test_what_has_no_price_does_not_cost_0(site: Site) -> None:
@@ -164,6 +175,46 @@ def test_of_too_many_jobs_those_that_hold_most_are_shown_and_the_rest_are_counte
     assert site.value("trainingjob_jobs_hidden") == 5
     assert site.value("trainingjob_gpus", **{**JOB, "uid": "u4"}) is None
     assert site.value("trainingjob_gpus", **{**JOB, "uid": "u5"}) == 5
+
+
+def month(**spent: Spent) -> MonthToDate:
+    """By team; each with one use case."""
+    pairs = {(team, "ctr"): one for team, one in spent.items()}
+    teams = {(team, None): one for team, one in spent.items()}
+    return MonthToDate("2025-01", HOUR, 9 * HOUR, HOUR, {**pairs, **teams, (None, "ctr"): Spent(7)})
+
+
+def spent_of(site: Site, team: str, use_case: str = "ctr") -> float | None:
+    return site.value("trainingjob_cost_month_to_date_usd", team=team, use_case=use_case)
+
+
+def test_the_month_is_shown_by_team_and_use_case_and_adds_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(money, "MAX_OWNERS", 2)
+    some = {"ads": 5, "feed": 9, "ops": 2, "old": -1}
+    site.show(1, 0, month=month(**{team: Spent(cost * DOLLAR) for team, cost in some.items()}))
+    assert (spent_of(site, "feed"), spent_of(site, "ads"), spent_of(site, "ops")) == (9.0, 5.0, None)
+    assert spent_of(site, money_table.OTHER, money_table.OTHER) == 1.0
+
+
+def test_what_has_no_price_did_not_cost_0_in_a_month(site: Site) -> None:
+    site.show(1, 0, month=month(ads=Spent(unpriced=1), feed=Spent(DOLLAR, unpriced=1), ops=Spent()))
+    assert (spent_of(site, "ads"), spent_of(site, "feed"), spent_of(site, "ops")) == (None, 1.0, 0.0)
+
+
+def test_budgets_are_shown_with_what_is_known_of_them(site: Site) -> None:
+    unknown = Figure("ads", ANY, 5 * DOLLAR, None, None)
+    site.budgets = (unknown, Figure(ANY, "ctr", 9 * DOLLAR, DOLLAR, 2 * DOLLAR))
+
+    def values(**labels: str) -> list[float | None]:
+        shown = ("limit", "spent", "forecast")
+        return [site.value(f"trainingjob_budget_{what}_usd", **labels) for what in shown]
+
+    assert values(team="ads", use_case=ANY) == [5.0, None, None]
+    assert values(team=ANY, use_case="ctr") == [9.0, 1.0, 2.0]
+    site.leads = False
+    assert values(team=ANY, use_case="ctr") == [None, None, None]
 
 
 def test_the_page_of_an_operator_without_a_ledger_says_so() -> None:

@@ -13,15 +13,17 @@ import pytest
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.pricebooks import Books, project_book
 from mlenv_operator.adapters.pricefiles import FileSource, PriceSourceError, shipped_rows
+from mlenv_operator.adapters.refreshing import EVERY_S, refresher_of
 from mlenv_operator.cost.facts import HOUR, Node
 from mlenv_operator.cost.money import parse_time
 from mlenv_operator.cost.pricefile import COLUMNS
 from mlenv_operator.kube import errors
 from mlenv_operator.kube.resources import PRICE_BOOKS
 from mlenv_operator.runtime.clock import FakeClock
-from mlenv_operator.runtime.reflector import Change, ChangeType, ObjectKey
+from mlenv_operator.runtime.reflector import Change, ChangeType, ObjectKey, WatchEvent
+from mlenv_operator.settings import Settings
 
-from .api import MemoryApi
+from .api import MemoryApi, empty_state
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -178,13 +180,57 @@ SPOT_ROW = "aws,us-east-1,,p5.48xlarge,spot,,2026-11-24,,55.04,21.5,a list,2026-
 async def test_a_file_refreshes_prices_and_a_broken_one_changes_nothing(shell: Shell, tmp_path: Path) -> None:
     source = file(tmp_path / "spot.csv", SPOT_ROW, SPOT_ROW.replace("us-east-1", "us-west-2"))
     assert shell.paid(SPOT) is None
-    assert shell.books.refresh(source, "aws", "us-east-1", {"p5.48xlarge"})
+    assert await shell.books.refresh(source, "aws", "us-east-1", {"p5.48xlarge"})
     assert shell.paid(SPOT) == 21_500_000_000
     broken = file(tmp_path / "spot.csv", SPOT_ROW.replace("21.5", "99"))
-    assert not shell.books.refresh(broken, "aws", "us-east-1", {"p5.48xlarge"})
+    assert not await shell.books.refresh(broken, "aws", "us-east-1", {"p5.48xlarge"})
     assert shell.paid(SPOT) == 21_500_000_000
     shell.apply("20", capacityType="spot")
     assert shell.paid(SPOT) == 20_000_000_000
+
+
+async def test_a_price_list_that_a_setting_names_is_read_again_and_again(
+    shell: Shell, tmp_path: Path
+) -> None:
+    file(tmp_path / "spot.csv", SPOT_ROW, SPOT_ROW.replace("p5.48xlarge", "p4d.24xlarge"))
+    state = empty_state(shell.clock)
+    assert refresher_of(settings(""), shell.books, state) is None
+    made = refresher_of(settings(str(tmp_path / "spot.csv")), shell.books, state)
+    assert made is not None
+    task = asyncio.create_task(made.run())
+    labels = {
+        "node.kubernetes.io/instance-type": "p5.48xlarge",
+        "topology.kubernetes.io/region": "us-east-1",
+        "karpenter.sh/capacity-type": "spot",
+    }
+    raw = {
+        "metadata": {"name": "s", "uid": "s", "labels": labels},
+        "spec": {"providerID": "aws:///us-east-1a/i-1"},
+    }
+    state.caches.nodes._feed(WatchEvent("ADDED", raw))
+    await paid_at(shell, 21_500_000_000)
+    assert shell.age("refreshed") is not None
+    # Of machines that the cluster does not have it asks nothing.
+    assert {row.instance_type for row in shell.books.prices.rows if row.priority == 50} == {"p5.48xlarge"}
+    file(tmp_path / "spot.csv", SPOT_ROW.replace("21.5", "NaN"))
+    await shell.clock.advance(EVERY_S)
+    file(tmp_path / "spot.csv", SPOT_ROW.replace("21.5", "22"))
+    await paid_at(shell, 22_000_000_000)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def settings(price_file: str) -> Settings:
+    return Settings(namespace="mlenv-system", pod_name="op", price_file=price_file)
+
+
+async def paid_at(shell: Shell, nanos: int) -> None:
+    """The file is read in a thread, each time that so much time has passed."""
+    async with asyncio.timeout(60):
+        while shell.paid(SPOT) != nanos:
+            await shell.clock.advance(EVERY_S)
+            await asyncio.sleep(0.01)
 
 
 def test_a_source_gives_what_it_is_asked_for(tmp_path: Path) -> None:

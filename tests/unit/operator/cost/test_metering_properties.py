@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from operator import attrgetter
 from random import Random
 from typing import TypeAlias, TypeVar
 
@@ -69,6 +70,26 @@ def test_the_rows_of_a_node_hour_cost_its_price_to_the_nanodollar(trace: Trace) 
     assert closing.list_total == round(integral(trace, lambda one: one.list_nano_per_hour))
     assert sum(row.cost for row in closing.rows) == closing.total
     assert sum(row.list_cost for row in closing.rows) == closing.list_total
+
+
+@EXAMPLES
+@given(anything)
+def test_the_exact_shares_of_a_node_hour_are_all_of_it(trace: Trace) -> None:
+    """As FOCUS demands of charges that are allocated: the ratios of one origin add up to 1."""
+    found = exact(trace).values()
+    for place, of in ((2, "effective_nano_per_hour"), (3, "list_nano_per_hour")):
+        whole = integral(trace, attrgetter(of))
+        assert sum((row[place] for row in found), Fraction(0)) == whole
+        assert not whole or sum(row[place] / whole for row in found) == 1
+
+
+@EXAMPLES
+@given(anything)
+def test_who_holds_no_devices_of_a_node_that_has_some_pays_nothing(trace: Trace) -> None:
+    without = {pod.uid for pod in trace.pods if not pod.gpus}
+    trace = replace(trace, policy=GPU_DOMINANT)
+    paid = sum(row.cost + row.list_cost for row in trace.close().rows if row.pod_uid in without)
+    assert not paid or not trace.node.gpus
 
 
 @EXAMPLES

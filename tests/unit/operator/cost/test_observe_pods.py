@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from worlds import NOW, ago, pod, raw_job, raw_pod, stamp
 
+from mlenv_operator.adapters.jobs import JobCache
 from mlenv_operator.core.project import parse_job, project_pod
+from mlenv_operator.core.world import JobKey
 from mlenv_operator.cost.facts import HOUR, Attribution
 from mlenv_operator.cost.moments import micros
 from mlenv_operator.cost.observe_jobs import attributed, attribution
@@ -106,6 +108,17 @@ def test_a_job_belongs_to_whom_its_labels_say() -> None:
     assert attribution(raw["metadata"], keep=("cost-center", "other")).labels == (("cost-center", "4711"),)
     raw["metadata"] |= {"labels": {"mlenv.io/user": "ada"}, "annotations": {}}
     assert parse_job(raw).attribution.user == "ada"
+
+
+def test_labels_that_a_setting_names_are_kept_with_the_charges() -> None:
+    raw = raw_job()
+    raw["metadata"] |= {"labels": {"cost-center": "4711", "app": "x"}}
+    for keep, labels in (((), ()), (("cost-center", "none"), (("cost-center", "4711"),))):
+        jobs = JobCache(keep)
+        assert jobs.put(raw)
+        view = jobs.get(JobKey(raw["metadata"]["namespace"], raw["metadata"]["name"]))
+        assert view is not None
+        assert view.attribution.labels == labels
 
 
 def test_a_change_of_labels_counts_from_when_it_was_seen() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import ledgers
 import pytest
+from dying import Deaths, Died
 from ledgers import START, Book, content, money, parts, world
-from sqlalchemy import event
 
 from mlenv_operator.cost.facts import HOUR
 from mlenv_operator.ledger.exports import FileMarks
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
 
 Step = "Callable[[Ledger], object]"
 HERE, SUPPORT = Path(__file__).parent, Path(ledgers.__file__).parent
-HOOKS = ("before_cursor_execute", "after_cursor_execute", "commit")
-
-
-class Died(Exception):  # noqa: N818
-    """The process ended here."""
-
-
-class Deaths:
-    """Dies at the n-th time that something happens: a statement before and after it, a commit before it."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.left = -1
-        for hook in HOOKS:
-            event.listen(ledger.database.writing, hook, self._happens)
-
-    def _happens(self, _: object, __: object = None, statement: str = "", *___: object) -> None:
-        # A process that dies while it begins leaves no lock behind; this one, still alive, would.
-        self.left -= not statement.startswith("BEGIN")
-        if self.left == 0:
-            raise Died
 
 
 def steps(marks: Path) -> list[Callable[[Ledger], object]]:

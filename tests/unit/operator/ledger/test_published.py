@@ -126,6 +126,18 @@ def test_a_job_that_let_go_of_a_machine_without_a_price_is_known_by_it(
     assert ledger.imbalance() == 0
 
 
+def test_whether_a_job_tells_of_its_steps_is_known_once_one_of_its_pods_does(
+    ledger: Ledger, marks: MemoryMarks
+) -> None:
+    one, now = node("a"), START + 30 * MINUTE
+    ledger.observe([one, Attributed("uid-j", 0, attribution("j"))])
+    silent, tells = pod("p", "j", one, gpus=4), pod("q", "j", one, gpus=4)
+    ledger.observe([silent, tells])
+    assert [job.telemetry for job in ledger.publish(marks, now).jobs] == [False]
+    ledger.observe([replace(tells, telemetry=True)])
+    assert [job.telemetry for job in ledger.publish(marks, now).jobs] == [True]
+
+
 def test_missing_prices_are_told_until_they_are_known(ledger: Ledger, marks: MemoryMarks, book: Book) -> None:
     del book.prices["p5"]
     ledger.observe([node("a")])
