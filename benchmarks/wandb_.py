@@ -3,9 +3,10 @@
 One job trains in turns: sealing alone; and with a courier while W&B is healthy, slow in every operation and
 byte, or dead (its port closed, or 503 to everything, by turns). Launcher, rank, courier, the unmodified
 client and the W&B server are real processes on this machine. A checkpoint comes in the middle of each
-interval, and what the last turn left behind is ended before the next. Ratios are taken within a round, whose
-order changes; shown is the median. Then: how long a checkpoint takes from its seal until every byte was read
-back, and how fast the rows of a job that logs all the time arrive.
+interval, and what the last turn left behind is ended before the next. Every other turn seals alone, and each
+with a courier is compared with those before and after it; shown is the median. Then: how long a checkpoint
+takes from its seal until every byte was read back, and how fast the rows of a job that logs all the time
+arrive.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +30,7 @@ from loops.setup import DIM, Size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from carrying.figures import Round, Turn
+    from carrying.figures import Seen, Turn
 
 BYTES_PER_ROW = 12 * DIM
 """Of the table: its numbers, and two moments of each."""
@@ -82,14 +84,20 @@ def size_of(args: argparse.Namespace, megabytes: float) -> Size:
     return Size(**{**vars(model), "table": max(1, int((megabytes * 1e6 - towers) / BYTES_PER_ROW))})
 
 
-def rounds(bench: Bench, args: argparse.Namespace, size: Size, every: int) -> list[Round]:
-    """Every state once a round."""
-    found: list[Round] = []
-    for number in range(args.rounds):
-        found.append({})
-        for state in figures.order(number):
-            turn = found[-1][state] = bench.turn(state, size, every, args.saves)
-            say(f"round {number + 1} of {args.rounds}: {state:<14} {line(turn)}")
+def turns(bench: Bench, args: argparse.Namespace, size: Size, every: int) -> list[Seen]:
+    """Every state once a round, and training alone between any two."""
+
+    def turn(state: str) -> Turn:
+        made = bench.turn(state, size, every, args.saves)
+        say(f"{state:<14} {line(made)}")
+        return made
+
+    found, before = [], turn(figures.ALONE)
+    for number, state in enumerate(figures.states(args.rounds)):
+        say(f"turn {number + 1} of {args.rounds * len(figures.STATES)}")
+        between, after = turn(state), turn(figures.ALONE)
+        found.append(figures.Seen(state, between, (before, after)))
+        before = after
     return found
 
 
@@ -106,23 +114,25 @@ COLUMNS = ("", "ms a step", "against alone", "middle half", "CPU ms a step", "co
 WIDTHS = (16, 10, 15, 20, 15, 9, 8, 11)
 
 
-def table(found: Sequence[Round]) -> str:
+def table(seen: Sequence[Seen]) -> str:
     """What training did in each state."""
-    names = [figures.ALONE, figures.HEALTHY, figures.SLOW, *figures.DEAD]
-    rows = [row(name, [one for one in found if name in one]) for name in names]
-    return "\n".join(laid(cells) for cells in (COLUMNS, *rows) if cells)
+    alone = [seen[0].alone[0], *(one.alone[1] for one in seen)]
+    rows = [row(figures.ALONE, alone, [1.0])]
+    for state in (figures.HEALTHY, figures.SLOW, *figures.DEAD):
+        those = [one for one in seen if one.state == state]
+        rows += [row(state, [one.turn for one in those], [one.ratio for one in those])] if those else []
+    return "\n".join(laid(cells) for cells in (COLUMNS, *rows))
 
 
-def row(name: str, found: Sequence[Round]) -> tuple[str, ...]:
-    """One state, over the rounds that have it."""
-    if not found:
-        return ()
-    step = figures.spread([turns[name].per_step * 1000 for turns in found]).median
-    cpu = figures.spread([turns[name].cpu * 1000 for turns in found]).median
-    ratio = figures.spread([turns[figures.ALONE].per_step / turns[name].per_step for turns in found])
-    cores = [f"{figures.mean(found, name, what):.2f}" for what in ("courier", "server", "elsewhere")]
+def row(name: str, found: Sequence[Turn], ratios: Sequence[float]) -> tuple[str, ...]:
+    """One state, over its turns."""
+    step = figures.spread([1000 * one.per_step for one in found]).median
+    cpu = figures.spread([1000 * one.cpu for one in found]).median
+    ratio = figures.spread(ratios)
+    cores = [[one.courier, one.server, one.elsewhere] for one in found]
+    means = [f"{statistics.fmean(column):.2f}" for column in zip(*cores, strict=True)]
     half = f"{ratio.low:.4f} to {ratio.high:.4f}"
-    return (name, f"{step:.3f}", f"{ratio.median:.4f}", half, f"{cpu:.3f}", *cores)
+    return (name, f"{step:.3f}", f"{ratio.median:.4f}", half, f"{cpu:.3f}", *means)
 
 
 def laid(cells: Sequence[str]) -> str:
@@ -154,7 +164,7 @@ def main() -> int:
             step = bench.calibrate(size, min(CALIBRATE_SECONDS, args.seconds))
             every = max(2, int(args.seconds / step))
             say(f"{where}; a step takes {step * 1000:.2f} ms: a checkpoint every {every} steps")
-            found = rounds(bench, args, size, every)
+            found = turns(bench, args, size, every)
             small, large = bench.stores(size, args.stores), bench.stores(big, args.big)
             rate = bench.history(size, args.rows)
         finally:

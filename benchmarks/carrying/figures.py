@@ -1,4 +1,4 @@
-"""Figures of rounds: ratios are taken within a round, so that what else goes on meets both. Pure."""
+"""Figures of turns: each is compared with those before and after it: what else goes on meets both. Pure."""
 
 from __future__ import annotations
 
@@ -39,20 +39,33 @@ class Turn:
     """Cores that were taken by nobody of ours."""
 
 
-Round = dict[str, Turn]
+@dataclass(frozen=True)
+class Seen:
+    """A turn with W&B in some state, and the turns without on both sides of it."""
+
+    state: str
+    turn: Turn
+    alone: tuple[Turn, Turn]
+
+    @property
+    def ratio(self) -> float:
+        """Steps a second, against training alone: a machine that becomes faster or slower meets both."""
+        return statistics.fmean(one.per_step for one in self.alone) / self.turn.per_step
 
 
-def order(number: int) -> list[str]:
-    """The turns of a round, the first first: each state comes in each place, and `dead` in its two forms."""
-    states = [ALONE, HEALTHY, SLOW, DEAD[number % 2]]
-    at = number % len(states)
-    return states[at:] + states[:at]
+def states(rounds: int) -> list[str]:
+    """Of all turns but those without, in order: each comes in each place, and `dead` in its two forms."""
+    found: list[str] = []
+    for number in range(rounds):
+        these = [HEALTHY, SLOW, DEAD[number % 2]]
+        at = number % len(these)
+        found += these[at:] + these[:at]
+    return found
 
 
-def ratios(rounds: Sequence[Round], state: str) -> list[float]:
-    """Steps a second against training alone, of each round that has such a turn."""
-    found = [(turns[ALONE], turns[name]) for turns in rounds for name in STATES[state] if name in turns]
-    return [alone.per_step / other.per_step for alone, other in found]
+def ratios(seen: Sequence[Seen], state: str) -> list[float]:
+    """Of each turn that shows what W&B does."""
+    return [one.ratio for one in seen if one.state in STATES[state]]
 
 
 def spread(values: Sequence[float]) -> Middle:
@@ -70,25 +83,20 @@ class Stored:
     """From each seal until every byte had come back."""
 
 
-def commits(rounds: Sequence[Round]) -> list[float]:
+def commits(seen: Sequence[Seen]) -> list[float]:
     """All that were seen while W&B was well."""
-    return [one for turns in rounds for one in turns[HEALTHY].commits]
-
-
-def mean(rounds: Sequence[Round], name: str, what: str) -> float:
-    """Of one of a turn's numbers, over the rounds."""
-    return statistics.fmean(getattr(turns[name], what) for turns in rounds if name in turns)
+    return [one for turns in seen if turns.state == HEALTHY for one in turns.turn.commits]
 
 
 def figures(
-    rounds: Sequence[Round], small: Stored, large: Stored, rows: float
+    seen: Sequence[Seen], small: Stored, large: Stored, rows: float
 ) -> dict[str, float | dict[str, float]]:
     """The last line; `rows` of history a second."""
     return {
         "artifact_commit_s_10mb": round(statistics.median(small.seconds), 2),
         "artifact_mb_per_s": round(large.megabytes / statistics.median(large.seconds), 1),
         "training_throughput_ratio": {
-            state: round(statistics.median(ratios(rounds, state)), 4) for state in STATES
+            state: round(statistics.median(ratios(seen, state)), 4) for state in STATES
         },
         "history_rows_per_s": round(rows, 1),
     }

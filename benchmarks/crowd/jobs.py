@@ -103,7 +103,7 @@ def bare_gang(job: Raw) -> list[Raw]:
         raise ValueError(f"the job is invalid: {'; '.join(view.problems)}")
     what = effective(view.spec, None)
     pods = [render_pod(view, what, index, 0, ()) for index in range(what.num_nodes)]
-    named = () if what.mlenv else (render_service(view),)
+    named = () if what.mlenv or what.num_nodes == 1 else (render_service(view),)
     return [_unowned(one) for one in (*named, *pods)]
 
 

@@ -229,7 +229,12 @@ class Namespace:
         self.all_pods = Watched(self.api, PODS.format(name))
 
     def close(self) -> None:
-        """Delete it, and see it go: nothing may hold it."""
+        """Delete it, and see it go: nothing may hold it.
+
+        Its jobs first: who finds pods in a namespace waits for half of their grace before anything else goes.
+        """
+        self.api.delete(JOBS.format(self.name))
+        self.all_pods.wait(lambda pods: not any(_of_a_job(one) for one in pods.values()), PATIENCE)
         self.api.delete(f"/api/v1/namespaces/{self.name}")
         left = self.jobs.wait(lambda jobs: not jobs, PATIENCE) and self.all_pods.wait(
             lambda pods: not pods, PATIENCE
@@ -387,6 +392,10 @@ class Job:
     def _of(self, pods: Any) -> list[Raw]:
         mine = [one for one in pods if one["metadata"].get("labels", {}).get(names.LABEL_JOB) == self.name]
         return sorted(mine, key=lambda one: str(one["metadata"]["name"]))
+
+
+def _of_a_job(pod: Raw) -> bool:
+    return names.LABEL_JOB in pod["metadata"].get("labels", {})
 
 
 def condition(status: Raw, type_: str) -> Raw:

@@ -206,7 +206,7 @@ TELLS = {
         f'Pod foreign-pod-0-0 is not ours: pods "foreign-pod-0-0" already exists. {OUT_OF_THE_WAY}',
     ),
     "foreign-service": stalled(
-        spec(),
+        spec(numNodes=2),
         "NameConflict",
         f'Service foreign-service is not ours: services "foreign-service" already exists. {OUT_OF_THE_WAY}',
     ),

@@ -88,11 +88,12 @@ def report(jobs: list[Hunted], hunter: Hunter, weather: Weather, wrong: list[str
     """The figures, in a line."""
     victims = Counter(one.victim for one in hunter.kills)
     killed = ", ".join(f"{name} {count}" for name, count in victims.most_common())
+    ways = ", ".join(f"{way} {count}" for way, count in weather.times.most_common())
     resumes = sum(len(job.resumes) for job in jobs)
     above = sum(step > 0 for job in jobs for step in job.resumes.values())
     return (
         f"{len(hunter.kills)} kills ({killed}) of {len(jobs)} jobs; {resumes} resumes, {above} of them from a"
-        f" checkpoint; {sum(job.lost() for job in jobs)} steps made again; the store away {weather.times}"
-        f" times, {weather.share:.0%} of the time;"
+        f" checkpoint; {sum(job.lost() for job in jobs)} steps made again; the store away"
+        f" {weather.times.total()} times ({ways}), {weather.share:.0%} of the time;"
         f" {'all bit for bit' if not wrong else 'NOT as it should be'}; seed {SEED}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,10 @@ def run(*, only: Sequence[str], slow: bool) -> int:
     """Runs what was asked for, and all unless something was; gives the exit code."""
     start = time.monotonic()
     results = [_lint()] if not only or LINT in only else []
-    for tier in TIERS:
-        if not only or tier.name in only:
-            results.append(_tier(tier, slow=slow, failed=any(result.failed for result in results)))
+    chosen = [tier for tier in TIERS if not only or tier.name in only]
+    results += [_tier(tier, slow=slow) for tier in chosen if tier.quick]
+    failed = any(result.failed for result in results)
+    results += _long([tier for tier in chosen if not tier.quick], slow=slow, failed=failed)
     verdict: Verdict = judge(results, time.monotonic() - start)
     say("\n" + verdict.line)
     return verdict.code
@@ -37,17 +39,34 @@ def _lint() -> Result:
     return Result(LINT, failed=len(failing), passed=len(checks.CHECKS) - len(failing))
 
 
-def _tier(tier: Tier, *, slow: bool, failed: bool) -> Result:
-    """Runs one tier. What needs a cluster takes minutes: not after something failed already."""
-    if tier.cluster and failed:
-        return Result(tier.name, not_run=True)
+def _long(tiers: Sequence[Tier], *, slow: bool, failed: bool) -> list[Result]:
+    """Tiers of a cluster mostly wait, so the others run beside them. They run only if nothing failed yet."""
+    apart = [tier for tier in tiers if tier.cluster]
+    rest = [tier for tier in tiers if not tier.cluster]
+    if failed:
+        apart_results = [Result(tier.name, not_run=True) for tier in apart]
+        return [_tier(tier, slow=slow) for tier in rest] + apart_results
+    lacks = {tier.name: _lack(tier) for tier in tiers}  # asks and installs, which no two may do at once
+    beside = any(not lacks[tier.name] for tier in apart)
+    with ThreadPoolExecutor(1) as lane:
+        side = [lane.submit(_tier, tier, slow=slow, beside=True) for tier in rest] if beside else []
+        front = [_tier(tier, slow=slow) for tier in (apart if beside else tiers)]
+        return [one.result() for one in side] + front
+
+
+def _tier(tier: Tier, *, slow: bool, beside: bool = False) -> Result:
+    """Runs one tier. Beside another one it gives way to it, and what it prints is shown when it has ended."""
     if lack := _lack(tier):
         return Result(tier.name, lacking=lack)
-    say(f"\n=== {tier.name} ===")
+    head = f"\n=== {tier.name} ==="
+    say(f"{head[:-4]}, beside the next ===" if beside else head)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        ended = execute(tier.pytest(report, slow=slow))
+        command = tier.pytest(report, slow=slow)
+        ended = execute(("nice", *command), quiet=True) if beside else execute(command)
         counts = read_counts(report)
+    if beside:
+        say(f"{head}\n{ended.output}")
     failures = counts.failed or int(ended.code != 0)
     return Result(tier.name, passed=counts.passed, failed=failures, skipped=counts.skipped)
 

@@ -16,6 +16,8 @@ class Tier:
 
     name: str
     paths: tuple[str, ...]
+    quick: bool = False
+    """Whether it takes a minute at most, and so is run before all that takes longer."""
     cluster: bool = False
     """Whether it needs root and what the local cluster needs."""
     server: bool = False
@@ -35,17 +37,17 @@ class Tier:
 
 
 TIERS = (
-    Tier("unit", ("tests/unit", "tests/oracle")),
-    Tier("quality", ("tests/quality",)),
-    Tier("transitions", ("tests/transitions",)),
-    Tier("golden", ("tests/golden",)),
-    Tier("contract", ("tests/contract",)),
+    Tier("unit", ("tests/unit", "tests/oracle"), quick=True),
+    Tier("quality", ("tests/quality",), quick=True),
+    Tier("transitions", ("tests/transitions",), quick=True),
+    Tier("golden", ("tests/golden",), quick=True),
+    Tier("contract", ("tests/contract",), quick=True),
     Tier("trainer", ("tests/trainer",)),
     Tier("local", ("tests/local",)),
     Tier("postgres", ("tests/unit/operator/ledger",), server=True, marks="postgres"),
     Tier("browser", ("tests/local/wandb",), browser=True, marks="browser"),
     Tier("prometheus", ("tests/prometheus",), prometheus=True, marks="prometheus"),
-    Tier("api", ("tests/api", "tests/golden/chart"), cluster=True, marks="api"),
+    Tier("api", ("tests/api", "tests/golden/chart"), cluster=True, server=True, marks="api"),
     Tier("e2e", ("tests/local", "tests/e2e"), cluster=True, marks="e2e"),
 )
 

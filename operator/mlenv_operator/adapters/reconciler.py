@@ -71,6 +71,7 @@ class Reconciler:
         if world.job is None:
             self._state.rejections.accepted(key)
             self._state.overlay.forget(key)
+            self._state.pace.forget(key)
         made = plan(world)
         result = await (self._move(key, world, made) if made.move else self._act(key, world, made))
         self._look_again(key, made.requeue_at)

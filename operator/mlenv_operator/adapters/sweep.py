@@ -86,7 +86,6 @@ class Sweep:
         except NotFound:
             known = self._state.jobs.version(key)
             news = known is not None and self._state.jobs.drop(key, known[0])
-            self._state.pace.forget(key)
         if news:
             self._queue.add(key)
 

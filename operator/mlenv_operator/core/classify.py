@@ -74,10 +74,11 @@ class Scene:
     def lacks_service(self) -> bool:
         """Whether the Service is missing that gives pods their names.
 
-        Launchers are told addresses. A Service is no trifle: for every change of a pod the controllers of
-        endpoints, and for every new pod the scheduler, go through all Services of its namespace.
+        Launchers are told addresses, and a pod alone needs no other. A Service is no trifle: for every change
+        of a pod the controllers of endpoints, and for every new pod the scheduler, go through all Services of
+        its namespace.
         """
-        return not (self.mlenv or self.world.has_service)
+        return len(self.slots) > 1 and not (self.mlenv or self.world.has_service)
 
 
 def sort_pods(world: World, job: JobView, spec: TrainingJobSpec) -> Scene:

@@ -173,6 +173,12 @@ def test_manifests_are_as_reviewed(name: str, spec: Raw, environment: Raw | None
     _compare(name, manifests(spec, environment))
 
 
+def test_one_pod_alone_has_no_service_and_is_its_own_master() -> None:
+    (pod,) = manifests({**ANY_IMAGE, "trainer": {**ANY_IMAGE["trainer"], "numNodes": 1}}, None)
+    values = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+    assert (values["MASTER_ADDR"], values["PET_MASTER_ADDR"]) == ("127.0.0.1", "127.0.0.1")
+
+
 def test_the_job_that_carries_a_last_checkpoint_is_as_reviewed() -> None:
     about = {"name": "ranker", "namespace": "team", "uid": "1b2c"}
     view, environment = parse_job({"metadata": about, "spec": TRACKED_SPOOL}), TRACKED_ENVIRONMENT

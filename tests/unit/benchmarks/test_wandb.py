@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import wandb_
 from carrying import figures
-from carrying.figures import ALONE, DEAD, FAILING, HEALTHY, REFUSED, SLOW, Stored, Turn
+from carrying.figures import ALONE, DEAD, FAILING, HEALTHY, REFUSED, SLOW, Seen, Stored, Turn
 from carrying.turns import steps_of
 from carrying.watching import Processors
 from loops.setup import DIM
@@ -22,39 +22,45 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from tasks import bench
 
 
-def turns(dead: str, healthy: float = 1.0) -> dict[str, Turn]:
-    return {ALONE: Turn(1.0), HEALTHY: Turn(healthy, commits=(3.0,)), SLOW: Turn(1.25), dead: Turn(2.0)}
+def seen(state: str, per_step: float, *alone: float, commits: tuple[float, ...] = ()) -> Seen:
+    before, after = alone or (1.0, 1.0)
+    return Seen(state, Turn(per_step, commits=commits), (Turn(before), Turn(after)))
+
+
+def one_round(dead: str, healthy: float = 1.0) -> list[Seen]:
+    return [seen(HEALTHY, healthy, commits=(3.0,)), seen(SLOW, 1.25), seen(dead, 2.0)]
 
 
 def test_figures_by_hand() -> None:
-    rounds = [turns(REFUSED), turns(FAILING, 1.25), turns(REFUSED)]
-    found = figures.figures(rounds, Stored(10.0, (2.0, 4.0, 3.0)), Stored(200.0, (10.0,)), 123.44)
+    turns = [*one_round(REFUSED), *one_round(FAILING, 1.25), *one_round(REFUSED)]
+    found = figures.figures(turns, Stored(10.0, (2.0, 4.0, 3.0)), Stored(200.0, (10.0,)), 123.44)
     assert found == {
         "artifact_commit_s_10mb": 3.0,
         "artifact_mb_per_s": 20.0,
         "training_throughput_ratio": {"healthy": 1.0, "slow": 0.8, "dead": 0.5},
         "history_rows_per_s": 123.4,
     }
-    assert figures.commits(rounds) == [3.0, 3.0, 3.0]
+    assert figures.commits(turns) == [3.0, 3.0, 3.0]
 
 
-def test_ratios_are_taken_within_a_round() -> None:
-    slower = {name: Turn(one.per_step * 7) for name, one in turns(REFUSED, 1.25).items()}
-    assert figures.ratios([turns(REFUSED, 1.25), slower], "healthy") == [pytest.approx(0.8)] * 2
+def test_a_machine_that_becomes_slower_all_the_time_changes_no_ratio() -> None:
+    drifting = [seen(HEALTHY, 7.0, 6.5, 7.5), seen(HEALTHY, 8.0, 7.5, 8.5)]
+    assert figures.ratios(drifting, "healthy") == [pytest.approx(1.0)] * 2
 
 
 def test_the_table_has_each_state_that_was_seen() -> None:
-    found = wandb_.table([turns(REFUSED), turns(REFUSED, 1.25)]).splitlines()
+    found = wandb_.table([*one_round(REFUSED), *one_round(REFUSED, 1.25)]).splitlines()
     assert [one[:16].strip() for one in found] == ["", ALONE, HEALTHY, SLOW, REFUSED]
     assert found[3].split()[1:] == ["1250.000", "0.8000", "0.8000", "to", "0.8000", "0.000", *["0.00"] * 3]
     assert len({len(one) for one in found}) == 1
 
 
 def test_each_state_comes_in_each_place_and_dead_is_both() -> None:
-    orders = [figures.order(number) for number in range(4)]
-    for place in range(4):
-        assert {order[place] for order in orders} >= {ALONE, HEALTHY, SLOW}
-    assert [next(one for one in order if one in DEAD) for order in orders] == [*DEAD, *DEAD]
+    states = figures.states(6)
+    rounds = [states[3 * number : 3 * number + 3] for number in range(6)]
+    for place in range(3):
+        assert {one[place] for one in rounds} >= {HEALTHY, SLOW}
+    assert [next(state for state in one if state in DEAD) for one in rounds] == [*DEAD] * 3
 
 
 def test_a_state_is_as_large_as_was_asked_for() -> None:

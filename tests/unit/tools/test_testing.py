@@ -83,9 +83,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tiers that were run; nothing really is."""
     made: list[str] = []
 
-    def execute(argv: tuple[str, ...]) -> Ended:
-        made.append(argv[3])
-        return Ended(0, 0.0)
+    def execute(argv: tuple[str, ...], *, quiet: bool = False) -> Ended:
+        made.append(argv[argv.index("pytest") + 1])
+        assert (argv[0] == "nice") == quiet
+        return Ended(0, 0.0, f"printed by {made[-1]}" if quiet else "")
 
     monkeypatch.setattr(testing, "execute", execute)
     monkeypatch.setattr(checks, "failing", list)
@@ -126,6 +127,30 @@ def test_nothing_long_is_run_after_a_failure(calls: list[str], monkeypatch: pyte
     monkeypatch.setattr(checks, "failing", lambda: ["rules"])
     assert testing.run(only=(), slow=False) == verdict.FAILED
     assert "tests/api" not in calls
+
+
+LACKS = ("lack", "lack_server", "lack_browser", "lack_prometheus")
+
+
+def test_what_needs_no_cluster_runs_beside_what_does_and_is_shown_when_it_has_ended(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in LACKS:
+        monkeypatch.setattr(machine, name, lambda: "")
+    assert testing.run(only=("unit", "trainer", "local", "e2e"), slow=False) == verdict.PASSED
+    assert calls[0] == "tests/unit", "what is quick goes first, and alone"
+    assert sorted(calls[1:]) == ["tests/local", "tests/local", "tests/trainer"]
+    shown = capsys.readouterr().out
+    assert "=== trainer, beside the next ===" in shown
+    assert "=== trainer ===\nprinted by tests/trainer" in shown
+    assert "(unit, trainer, local, e2e)" in shown.splitlines()[-1]
+
+
+def test_a_failure_beside_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LACKS:
+        monkeypatch.setattr(machine, name, lambda: "")
+    monkeypatch.setattr(testing, "execute", lambda argv, quiet=False: Ended(int(quiet), 0.0, "why"))
+    assert testing.run(only=("trainer", "e2e"), slow=False) == verdict.FAILED
 
 
 def test_only_what_was_asked_for(calls: list[str]) -> None:

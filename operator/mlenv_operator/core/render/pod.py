@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 USER: Final = 65532
 TMP: Final = "/tmp"  # noqa: S108  (a mount of the pod, not a file of ours)
 SHM: Final = "/dev/shm"  # noqa: S108  (the same)
+LOOPBACK: Final = "127.0.0.1"
 _TOKEN_SECONDS: Final = 3600
 
 
@@ -148,7 +149,8 @@ def _platform_values(
 
 def _torch_values(job: JobView, what: Effective, index: int) -> dict[str, str]:
     """What a program without our launcher needs to meet its peers, also through torchrun (PET_*)."""
-    master = f"{names.host_name(job.key.name, 0)}.{job.key.name}.{job.key.namespace}.svc"
+    name = f"{names.host_name(job.key.name, 0)}.{job.key.name}.{job.key.namespace}.svc"
+    master = name if what.num_nodes > 1 else LOOPBACK  # one pod has no Service, so nobody knows its name
     port = str(names.MASTER_PORT)
     return {
         "MASTER_ADDR": master,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from datetime import timedelta
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -302,8 +304,37 @@ async def test_pods_of_a_job_that_is_gone_lose_our_finalizer_once_they_stopped(s
     assert ("patch", "pods", "ranker-0-0") in shell.api.writes
 
 
+def holders(*roots: object) -> list[str]:
+    """What has the job for a key, of all that is to be reached from here."""
+    seen: set[int] = set()
+    todo, found = list(roots), []
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(one))
+        found += [repr(one)[:200]] if isinstance(one, dict | set) and KEY in one else []
+        todo += gc.get_referents(one)
+    return found
+
+
+async def test_nothing_is_kept_of_a_job_that_is_gone(shell: Shell) -> None:
+    """Jobs come and go by the hundred thousand."""
+    shell.submit()
+    await shell.settle()
+    assert holders(shell.state, shell.reconciler)
+    shell.api.objects.clear()
+    shell.state.jobs.drop(KEY, "u1")
+    await shell.settle()
+    shell.clock.jump(60)
+    await (
+        shell.sweep.once()
+    )  # pods that were made, and that no watch has told of, are believed in for a while
+    assert holders(shell.state, shell.reconciler) == []
+
+
 async def test_the_service_is_made_once_and_again_when_somebody_deletes_it(shell: Shell) -> None:
-    shell.submit(nodes=1)
+    shell.submit(nodes=2)
     await shell.settle()
     shell.see()
     await shell.settle()
