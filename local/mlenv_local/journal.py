@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,27 @@ class Entry:
     process: ProcessId | None = None
 
 
-def parse_stat(stat: str) -> tuple[str, int, int]:
-    """Return state, parent and start time of /proc/PID/stat (the name in it may hold spaces and ')')."""
+class Stat(NamedTuple):
+    """What /proc/PID/stat says."""
+
+    state: str
+    parent: int
+    threads: int
+    start: int
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it runs.
+
+        The first thread of a killed process may end before others, which keep its files and ports until then.
+        """
+        return self.state in "ZX" and self.threads <= 1
+
+
+def parse_stat(stat: str) -> Stat:
+    """Read /proc/PID/stat (the name in it may hold spaces and ')')."""
     fields = stat[stat.rindex(")") + 2 :].split()
-    return fields[0], int(fields[1]), int(fields[19])
+    return Stat(fields[0], int(fields[1]), int(fields[17]), int(fields[19]))
 
 
 def to_json(entry: Entry) -> str:
@@ -93,10 +110,10 @@ def boot_id() -> str:
 def identify(pid: int) -> ProcessId | None:
     """Return the identity of a live process; None if there is none, or only a zombie."""
     try:
-        state, _, start = parse_stat(Path(f"/proc/{pid}/stat").read_text())
+        stat = parse_stat(Path(f"/proc/{pid}/stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state in "ZX" else ProcessId(pid=pid, start=start, boot=boot_id())
+    return None if stat.over else ProcessId(pid=pid, start=stat.start, boot=boot_id())
 
 
 def is_alive(process: ProcessId | None) -> bool:
@@ -114,10 +131,10 @@ def children(parent: int) -> list[int]:
     found = []
     for pid in all_pids():
         try:
-            state, ppid, _ = parse_stat(Path(f"/proc/{pid}/stat").read_text())
+            stat = parse_stat(Path(f"/proc/{pid}/stat").read_text())
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if ppid == parent and state not in "ZX":
+        if stat.parent == parent and not stat.over:
             found.append(pid)
     return found
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from mlenv_local.journal import (
 )
 from mlenv_local.layout import Layout
 from mlenv_local.processes import Processes
+from mlenv_local.shell import wait_until
 
 
 def test_a_name_with_spaces_and_brackets_does_not_shift_the_fields() -> None:
     tail = " ".join(str(n) for n in range(4, 53))
-    assert parse_stat(f"12 (a) b (c)) S 3 {tail}") == ("S", 3, 21)
+    assert parse_stat(f"12 (a) b (c)) S 3 {tail}") == ("S", 3, 19, 21)
 
 
 def test_entries_survive_the_disk(tmp_path: Path) -> None:
@@ -58,6 +60,20 @@ def test_the_dead_and_zombies_are_nobody() -> None:
     assert identify(process.pid) is None  # a zombie: nobody has collected it yet
     process.wait()
     assert identify(process.pid) is None
+
+
+def test_a_process_lives_as_long_as_any_of_its_threads() -> None:
+    code = (
+        "import ctypes, threading; threading.Thread(target=input).start(); ctypes.CDLL(None).pthread_exit(0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        stat = Path(f"/proc/{process.pid}/stat")
+        assert wait_until(lambda: parse_stat(stat.read_text()).state == "Z", seconds=60)
+        assert identify(process.pid) is not None
+        assert process.pid in children(os.getpid())
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert identify(process.pid) is None
 
 
 def test_a_marked_process_is_found_by_its_whole_root(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ with wandb.init(project="copies") as run:
     for name, how in (("copied", {}), ("not", {"policy": "immutable", "skip_cache": True})):
         Path(name).write_bytes(os.urandom(200_000))
         made, before = wandb.Artifact(name, "set"), cached()
-        made.add_file(name, **how)
+        made.add_file(os.path.abspath(name), name=name, **how)  # read where it lies, by another process
         log(run, made)
         grown.append(cached() - before >= 200_000)
 tell(grown)
