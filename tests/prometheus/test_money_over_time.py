@@ -6,7 +6,7 @@ import shutil
 import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 import scraper
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from mlenv_operator.adapters import money_table
 from mlenv_operator.adapters.metrics import Metrics
 from mlenv_operator.adapters.money import Money
+from mlenv_operator.core.budgets import figures, read_budget
 from mlenv_operator.cost.facts import DOLLAR, HOUR, SECOND, Attributed
 from mlenv_operator.ledger import rollups
 from mlenv_operator.ledger.accountant import Figures
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from scraper import Prometheus
 
+    from mlenv_operator.core.budgets import Figure
     from mlenv_operator.cost.facts import Fact, Micros
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(1800)]
@@ -38,6 +40,11 @@ RECORDED = "mlenv:trainingjob_cost_usd_total:max"
 MINUTE = 60 * SECOND
 RANGE = "1h"
 """Of Prometheus' time: longer than the test takes."""
+
+
+BUDGET: Final = read_budget(
+    {"metadata": {"name": "p", "uid": "b"}, "spec": {"team": "team-p", "amountUSD": "1000"}}
+)
 
 
 class Operator:
@@ -48,10 +55,14 @@ class Operator:
         self._marks = FileMarks(folder / "marks" / "counters.json")
         self.ledger = open_ledger(f"sqlite:///{folder}/ledger.db", book)
         self.ledger.begin(Writer(term, f"operator-{term}"))
-        self.money = Money(lambda: self.figures, lambda: self.leads)
+        self.money = Money(lambda: self.figures, lambda: self.leads, self._budgets)
         registry = CollectorRegistry()
         registry.register(self.money)
         self._server, self._thread = start_http_server(port, "127.0.0.1", registry)
+
+    def _budgets(self) -> tuple[Figure, ...]:
+        shown = self.figures.exposition
+        return figures([BUDGET], shown.month if shown else None)
 
     def work(self, now: Micros, *facts: Fact) -> None:
         """Store, settle and publish once, as the accountant does."""
