@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from informed import informed
 from operator_process import operator_process
 
 from mlenv_api import names
@@ -22,13 +22,10 @@ from mlenv_operator.cost.facts import DOLLAR, HOUR
 from mlenv_operator.cost.moments import micros
 from mlenv_operator.kube.client import Client
 from mlenv_operator.kube.resources import BUDGETS
-from mlenv_operator.kube.sources import KindSource
 from mlenv_operator.kube.transport import connect
 from mlenv_operator.ledger.accountant import Figures
 from mlenv_operator.ledger.exports import Exposition
 from mlenv_operator.runtime.clock import SystemClock
-from mlenv_operator.runtime.informer import Informer
-from mlenv_operator.runtime.reflector import Reflector
 from mlenv_sdk import Client as Sdk
 
 if TYPE_CHECKING:
@@ -105,17 +102,9 @@ async def stage(kubectl: Kubectl) -> AsyncIterator[Stage]:
         clock, rng = SystemClock(), random.Random(1)
         recorder = Recorder(client, clock, "of-a-test")
         budgets = Budgets(client, clock, rng, recorder, made.figures, metrics=Metrics())
-        source = KindSource(client, BUDGETS)
-        informer = Informer("budgets", source, Reflector(read_budget, lambda _: None), clock, rng)
-        informer.on_change(budgets.changed)
         made.spend(0)
-        tasks = [asyncio.create_task(informer.run()), asyncio.create_task(budgets.run())]
-        await asyncio.wait_for(informer.wait_synced(), DEADLINE_S)
-        yield made
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        async with informed(client, BUDGETS, read_budget, budgets):
+            yield made
 
 
 async def test_a_budget_from_birth_to_an_edit(kubectl: Kubectl, stage: Stage, name: str) -> None:

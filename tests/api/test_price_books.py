@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from informed import informed
 from operator_process import operator_process
 
 from mlenv_api import names
@@ -19,11 +19,8 @@ from mlenv_operator.cost.facts import Node
 from mlenv_operator.cost.money import parse_time
 from mlenv_operator.kube.client import Client
 from mlenv_operator.kube.resources import PRICE_BOOKS
-from mlenv_operator.kube.sources import KindSource
 from mlenv_operator.kube.transport import connect
 from mlenv_operator.runtime.clock import SystemClock
-from mlenv_operator.runtime.informer import Informer
-from mlenv_operator.runtime.reflector import Reflector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -112,16 +109,8 @@ async def books(kubectl: Kubectl) -> AsyncIterator[Books]:
         client = Client(transport, lambda: 30.0)
         clock, rng = SystemClock(), random.Random(1)
         made = Books(client, clock, rng, Metrics())
-        source = KindSource(client, PRICE_BOOKS)
-        informer = Informer("pricebooks", source, Reflector(project_book, lambda _: None), clock, rng)
-        informer.on_change(made.changed)
-        tasks = [asyncio.create_task(informer.run()), asyncio.create_task(made.run())]
-        await asyncio.wait_for(informer.wait_synced(), DEADLINE_S)
-        yield made
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        async with informed(client, PRICE_BOOKS, project_book, made):
+            yield made
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from mlenv_api.names import BUDGET
+from mlenv_operator.adapters import statuses
 from mlenv_operator.adapters.recorder import About
 from mlenv_operator.core.books import STALE_S, Books, silence
 from mlenv_operator.core.budgets import Told, differs, figures, news, status_of, stored
-from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
+from mlenv_operator.cost.moments import moment
 from mlenv_operator.kube.resources import BUDGETS
-from mlenv_operator.runtime.workqueue import QueueShutDown, WorkQueue
+from mlenv_operator.runtime.workqueue import WorkQueue
 
 if TYPE_CHECKING:
     import random
@@ -27,12 +25,10 @@ if TYPE_CHECKING:
     from mlenv_operator.runtime.clock import Clock
     from mlenv_operator.runtime.reflector import Change
 
-log = logging.getLogger(__name__)
 LOOK_S: Final = 10.0
 """So often all budgets are held against what was published last: values in memory, no request."""
 WRITE_S: Final = 60.0
 """The status of one budget is not written sooner again, unless its spec was edited."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Budgets:
@@ -79,27 +75,13 @@ class Budgets:
         self._since = self._clock.now()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look())
-            group.create_task(self._work())
+            group.create_task(statuses.work(self._queue, BUDGET, self._hold))
 
     async def _look(self) -> None:
         while True:
             for name in self._views:
                 self._queue.add(name)
             await self._clock.sleep(LOOK_S)
-
-    async def _work(self) -> None:
-        with suppress(QueueShutDown):
-            while True:
-                name = await self._queue.get()
-                try:
-                    await self._hold(name)
-                    self._queue.forget(name)
-                except (ApiError, Conflict, LeaseLost) as error:
-                    again = self._queue.add_failed(name)
-                    said = "the status of Budget %s is not written: %s; again in %.0f s"
-                    log.info(said, name, error, again)
-                finally:
-                    self._queue.done(name)
 
     async def _hold(self, name: str) -> None:
         """Write the status if it says something new, and it is time."""
@@ -116,12 +98,9 @@ class Budgets:
         return self._clock.monotonic() - wrote < WRITE_S
 
     async def _write(self, view: BudgetView, told: Told) -> None:
-        try:
-            raw = await self._client.get(BUDGETS, "", view.name)
-        except NotFound:
+        raw = await statuses.current(self._client, BUDGETS, view)
+        if raw is None:
             return
-        if (raw["metadata"]["uid"], raw["metadata"].get("generation", 0)) != (view.uid, view.generation):
-            return  # the watch will tell
         before = stored(raw)
         after = status_of(view, told, before, self._clock.now())
         if differs(before, after):
@@ -134,7 +113,7 @@ class Budgets:
     def _told(self) -> Told | None:
         """What the ledger says; None while a new leader's ledger has not had its first moments."""
         shown = self._ledger.exposition if self._ledger else None
-        as_of = None if shown is None else _EPOCH + timedelta(microseconds=shown.as_of)
+        as_of = None if shown is None else moment(shown.as_of)
         problem = self._ledger.condition if self._ledger and shown is None else ""
         now = self._clock.now()
         if self._ledger and shown is None and not problem and (now - self._since).total_seconds() < STALE_S:

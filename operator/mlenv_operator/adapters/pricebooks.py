@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from mlenv_api.names import PRICE_BOOK
 from mlenv_api.pricebook import PriceBookStatus
+from mlenv_operator.adapters import statuses
 from mlenv_operator.adapters.pricefiles import PriceSourceError, shipped_hardware, shipped_rows
 from mlenv_operator.cost.books import BookView, read_book, status_of
 from mlenv_operator.cost.moments import micros
 from mlenv_operator.cost.prices import PriceBook
-from mlenv_operator.kube.errors import ApiError, Conflict, LeaseLost, NotFound
 from mlenv_operator.kube.resources import PRICE_BOOKS
-from mlenv_operator.runtime.workqueue import QueueShutDown, WorkQueue
+from mlenv_operator.runtime.workqueue import WorkQueue
 
 if TYPE_CHECKING:
     import random
@@ -132,31 +132,16 @@ class Books:
 
     async def run(self) -> None:
         """Write the statuses, until cancelled: the leader's work."""
-        with suppress(QueueShutDown):
-            while True:
-                name = await self._queue.get()
-                try:
-                    await self._write(name)
-                    self._queue.forget(name)
-                except (ApiError, Conflict, LeaseLost) as error:
-                    again = self._queue.add_failed(name)
-                    log.info(
-                        "the status of PriceBook %s is not written: %s; again in %.0f s", name, error, again
-                    )
-                finally:
-                    self._queue.done(name)
+        await statuses.work(self._queue, PRICE_BOOK, self._write)
 
     async def _write(self, name: str) -> None:
         """One status, if it says something new about the version that was looked at."""
         view = self._seen.get(name)
         if view is None:
             return
-        try:
-            raw = await self._client.get(PRICE_BOOKS, "", name)
-        except NotFound:
+        raw = await statuses.current(self._client, PRICE_BOOKS, view)
+        if raw is None:
             return
-        if (raw["metadata"]["uid"], raw["metadata"].get("generation", 0)) != (view.uid, view.generation):
-            return  # the watch will tell
         before = _stored(raw)
         status = status_of(view, self._used.get(name), before, self._clock.now())
         if status != before:

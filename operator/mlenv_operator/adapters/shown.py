@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mlenv_operator.core.books import Books, Spending
+from mlenv_operator.cost.moments import moment
 
 if TYPE_CHECKING:
     from mlenv_operator.ledger.accountant import Figures
     from mlenv_operator.ledger.exports import Exposition
     from mlenv_operator.ledger.live import LiveJob
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Shown:
@@ -33,7 +31,7 @@ class Shown:
         job = self._jobs.get(uid)
         return Books(
             kept=True,
-            as_of=_EPOCH + timedelta(microseconds=shown.as_of),
+            as_of=moment(shown.as_of),
             job=None if job is None else _spending(job),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -14,10 +13,12 @@ from mlenv_api.trainingjob import Condition
 from mlenv_operator.core.actions import Event
 from mlenv_operator.core.text import clip
 from mlenv_operator.cost.facts import DOLLAR, HOUR
+from mlenv_operator.cost.moments import moment
 from mlenv_operator.cost.money import format_dollars, parse_dollars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from mlenv_operator.cost.budgets import MonthToDate, Spent
     from mlenv_operator.cost.facts import Micros, Nanos
@@ -28,7 +29,6 @@ CENT: Final = DOLLAR // 100
 MOST: Final = 10**9 * DOLLAR - CENT
 """What a status can say."""
 MAX_MESSAGE: Final = 2048
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +267,4 @@ def _dollars(nanos: Nanos) -> str:
 
 
 def _moment(micros: Micros) -> datetime:
-    return _EPOCH + timedelta(seconds=micros // (HOUR // 3600))
+    return moment(micros).replace(microsecond=0)

@@ -99,11 +99,14 @@ def _rows(status: TrainingJobStatus, words: Words) -> Iterator[_Row]:
     yield _row(ConditionType.RESTARTING, restarting, absent)
     if words.launcher and state in ACTIVE:
         yield _Row(ConditionType.LAUNCHER_CONNECTED, *words.launcher)
-    # A finished job has it only while its last checkpoint is not where it should be.
-    if words.degraded and (state in ACTIVE or (state in TERMINAL and words.degraded[0] != "False")):
-        yield _Row(ConditionType.CHECKPOINT_DEGRADED, *words.degraded)
-    if words.tracking and (state in ACTIVE or (state in TERMINAL and words.tracking[0] != "False")):
-        yield _Row(ConditionType.TRACKING_DEGRADED, *words.tracking)
+    # A finished job has them only while its last checkpoint, or its history, is not where it should be.
+    carried = {
+        ConditionType.CHECKPOINT_DEGRADED: words.degraded,
+        ConditionType.TRACKING_DEGRADED: words.tracking,
+    }
+    for type_, said in carried.items():
+        if said and (state in ACTIVE or (state in TERMINAL and said[0] != "False")):
+            yield _Row(type_, *said)
     if judged := sanity.condition(status.checkpoint):
         yield _Row(ConditionType.CHECKPOINT_SANE, *judged)
     if words.cost_limit:

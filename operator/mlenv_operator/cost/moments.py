@@ -17,6 +17,11 @@ def micros(time: datetime) -> Micros:
     return (time - _EPOCH) // _MICRO
 
 
+def moment(time: Micros) -> datetime:
+    """The same, the other way round."""
+    return _EPOCH + time * _MICRO
+
+
 def parsed(text: str | None) -> Micros | None:
     """The moment that a time of the API server names; null when there is none."""
     return micros(datetime.fromisoformat(text)) if text else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,7 @@ from money_oracle import trace
 from money_oracle.tangle import BEGIN, tangle
 from money_traces import facts_of, rows_of
 from sqlalchemy import event, select
+from stored_hours import Traced
 
 from mlenv_operator.cost import metering
 from mlenv_operator.cost.facts import HOUR, SECOND, Attributed, Category, Mark, Pod
@@ -24,30 +24,13 @@ from mlenv_operator.ledger.opening import HOURS
 from mlenv_operator.ledger.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
-    from mlenv_operator.cost.facts import Fact, Micros, Node
-    from mlenv_operator.cost.segments import Segment
+    from mlenv_operator.cost.facts import Fact, Micros
     from mlenv_operator.ledger.live import LiveJob
     from mlenv_operator.ledger.openhours import Opened
 
 MINUTE = 60 * SECOND
-
-
-@dataclass
-class Traced:
-    """The prices of a trace."""
-
-    book: PriceBook
-
-    def segments(self, one: Node, start: Micros, end: Micros) -> Sequence[Segment]:
-        return tuple(priced.segment() for priced in self.book.segments(one, start, end))
-
-    def describe(self, price_id: str) -> Mapping[str, str | int]:
-        return {"source": price_id}
-
-    def version(self) -> str:
-        return self.book.digest
 
 
 def anew(ledger: Ledger, now: Micros) -> tuple[dict[tuple[str, str], list[int]], dict[tuple[str, str], int]]:
